@@ -1,0 +1,157 @@
+"""RunConfig: the validated value that names one training run, and the random streams that derive from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import torch
+
+from .methods import METHODS
+from .models import MODELS
+
+CHOICES = {
+    "method": METHODS,
+    "model": MODELS,
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "labels": ("true", "random"),
+    "embedding": ("rule", "init", "exact"),
+    "credit_norm": ("raw", "sample_rms", "batch_rms"),
+    "penalty_reduction": ("sum", "mean"),
+}
+# Fields that differ only in values: runs that agree on all others train together as one ensemble.
+MEMBER_FIELDS = ("seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "upstream")
+
+
+def suggest(kind: str, value, valid) -> str:
+    """Error text for a name that is not one of `valid`: the nearest match, then the full list."""
+    names = sorted(str(v) for v in valid)
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {value!r}{hint} (valid: {', '.join(names)})"
+
+
+def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
+    """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its company."""
+    digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True, eq=False)
+class RunConfig:
+    """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
+
+    Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS; `options` are that method's own.
+    embedding: 'rule' (the method's own rule), 'init' (left at its random initialisation) or 'exact' (BP's gradient).
+    credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms').
+    penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
+    diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
+    upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init.
+    """
+
+    method: str
+    dataset: str = "cifar10"
+    model: str = "resmlp"
+    width: int = 256
+    depth: int = 4
+    terminal_ln: bool = True
+    residual: bool = True
+    seed: int = 42
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    augment: bool = True
+    labels: str = "true"
+    embedding: str = "rule"
+    credit_norm: str = "raw"
+    penalty: float = 0.0
+    penalty_h0: float = 0.0
+    penalty_reduction: str = "sum"
+    options: dict = field(default_factory=dict)
+    diagnose: tuple = ()
+    upstream: RunConfig | None = None
+    upstream_epoch: int = 0
+
+    def __post_init__(self):
+        for name, valid in CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise ValueError(suggest(name, value, valid))
+        for name in ("width", "depth", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name in ("lr", "weight_decay", "momentum", "penalty", "penalty_h0"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
+            object.__setattr__(self, name, float(value))
+        known = METHODS[self.method].options
+        for name in self.options:
+            if name not in known:
+                raise ValueError(suggest(f"option of method {self.method!r}", name, known))
+        object.__setattr__(self, "options", {**known, **self.options})
+        wrong = [e for e in self.diagnose if not 0 <= e <= self.epochs]
+        if wrong:
+            raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
+        object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
+        if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
+            raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
+        METHODS[self.method].check(self)
+
+    def to_dict(self) -> dict:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["diagnose"] = list(self.diagnose)
+        values["upstream"] = self.upstream.to_dict() if self.upstream else None
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict) -> RunConfig:
+        """Inverse of `to_dict`; a field that an older record lacks takes its default."""
+        valid = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in valid:
+                raise ValueError(suggest("run parameter", name, valid))
+        values = {**values, "diagnose": tuple(values.get("diagnose", ()))}
+        if values.get("upstream"):
+            values["upstream"] = cls.from_dict(values["upstream"])
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
+        plain = {f.name: f.default for f in dataclasses.fields(self)}
+        method = METHODS[self.method]
+        told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
+        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
+        told["upstream"] = self.upstream.id if self.upstream else None
+        text = json.dumps([told, method.version], sort_keys=True)
+        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def __eq__(self, other):
+        return isinstance(other, RunConfig) and self.to_dict() == other.to_dict()
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def with_(self, **changes) -> RunConfig:
+        """A copy with changes; a change of method drops the options of the old one."""
+        if changes.get("method", self.method) != self.method:
+            changes.setdefault("options", {})
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def signature(self) -> str:
+        """Runs with equal signatures differ in values only and can train as one ensemble."""
+        values = {k: v for k, v in self.to_dict().items() if k not in MEMBER_FIELDS}
+        values["options"] = {k: v for k, v in self.options.items() if k not in METHODS[self.method].member_options}
+        values["active"] = [self.penalty > 0, self.penalty_h0 > 0, self.momentum > 0]
+        return json.dumps(values, sort_keys=True)

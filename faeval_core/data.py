@@ -1,0 +1,251 @@
+"""Datasets as uint8 tensors that live on the device, with crop, flip and normalisation batched there.
+
+Built in: digits (scikit-learn, nothing to download), cifar10, cifar100, fashionmnist (torchvision's downloader). Any
+image-folder tree or tar archive `train/<class>/*`, `test/<class>/*` can be registered under a name of its own.
+Files live in $FAEVAL_DATA (default ~/.cache/faeval).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+
+from .config import stream, suggest
+from .files import publish
+
+CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+TORCHVISION = {  # name -> (torchvision class, mean, std)
+    "cifar10": ("CIFAR10", *CIFAR_STATS),
+    "cifar100": ("CIFAR100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "fashionmnist": ("FashionMNIST", (0.2860,), (0.3530,)),
+}
+PADDING = 4
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class DatasetMissing(FileNotFoundError):
+    """The images of a dataset are not on this machine."""
+
+
+def data_home() -> Path:
+    return Path(os.environ.get("FAEVAL_DATA", "~/.cache/faeval")).expanduser()
+
+
+@dataclass
+class Dataset:
+    """Images uint8 (N, C, H, W), labels int64 (N,); mean and std per channel, in units of [0, 1] intensities."""
+
+    name: str
+    train_x: torch.Tensor
+    train_y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+    classes: tuple
+    mean: tuple
+    std: tuple
+
+    @property
+    def image_shape(self):
+        return tuple(self.train_x.shape[1:])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every pixel, label and normalisation constant."""
+        h = hashlib.sha256(json.dumps([list(self.classes), list(self.mean), list(self.std)]).encode())
+        for t in (self.train_x, self.train_y, self.test_x, self.test_y):
+            h.update(str(tuple(t.shape)).encode())
+            h.update(t.contiguous().numpy().tobytes())
+        return h.hexdigest()[:16]
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    x = torch.from_numpy(raw.images * 15).to(torch.uint8)[:, None]  # intensities 0..16 -> 0..240
+    y = torch.from_numpy(raw.target).long()
+    order = torch.randperm(len(y), generator=stream(0, "digits.split"))
+    train, test = order[:1437], order[1437:]
+    return Dataset("digits", x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,))
+
+
+def _torchvision(name: str) -> Dataset:
+    import torchvision
+
+    cls, mean, std = TORCHVISION[name]
+    try:
+        parts = [getattr(torchvision.datasets, cls)(data_home(), train=t, download=True) for t in (True, False)]
+    except (OSError, RuntimeError) as e:
+        raise DatasetMissing(
+            f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). Connect once, or put "
+            f"torchvision's files there, or use `--dataset digits`, or register a copy of your own: "
+            f"python -m faeval_core data register NAME ARCHIVE_OR_FOLDER"
+        ) from e
+
+    def tensors(part):
+        x = torch.as_tensor(part.data)
+        return (x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)).contiguous(), torch.as_tensor(part.targets).long()
+
+    (tx, ty), (vx, vy) = map(tensors, parts)
+    return Dataset(name, tx, ty, vx, vy, tuple(parts[0].classes), mean, std)
+
+
+def _cached(name: str) -> Dataset:
+    path = data_home() / f"{name}.safetensors"
+    try:
+        with safe_open(path, "pt") as f:
+            meta = json.loads(f.metadata()["faeval"])
+            data = Dataset(name, *(f.get_tensor(k) for k in ("train_x", "train_y", "test_x", "test_y")), **meta["fields"])
+    except (SafetensorError, OSError, KeyError, TypeError) as e:
+        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, cannot be read ({e}); register it again") from e
+    if data.fingerprint != meta["fingerprint"]:
+        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, is damaged (fingerprint); register it again")
+    return data
+
+
+def registered() -> list[str]:
+    """Names of the image-folder datasets registered on this machine."""
+    return sorted(p.stem for p in data_home().glob("*.safetensors"))
+
+
+def known_datasets() -> list[str]:
+    return ["digits", *TORCHVISION, *registered()]
+
+
+_loaded: dict[str, Dataset] = {}
+
+
+def load(name: str) -> Dataset:
+    """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images are not here."""
+    if name not in _loaded:
+        if name == "digits":
+            _loaded[name] = _digits()
+        elif name in TORCHVISION:
+            _loaded[name] = _torchvision(name)
+        elif name in registered():
+            _loaded[name] = _cached(name)
+        else:
+            raise DatasetMissing(
+                suggest("dataset", name, known_datasets())
+                + f". To register an image folder or archive: python -m faeval_core data register {name} PATH"
+            )
+    return _loaded[name]
+
+
+def _members(source: Path):
+    """(path inside the tree, bytes) of every file of a folder or tar archive."""
+    if source.is_dir():
+        for p in sorted(source.rglob("*")):
+            if p.is_file():
+                yield p.relative_to(source).as_posix(), p.read_bytes()
+    else:
+        with tarfile.open(source, "r:*") as tar:
+            for m in tar:
+                if m.isfile():
+                    yield m.name, tar.extractfile(m).read()
+
+
+def register_images(name: str, source, mean=None, std=None, size=None, progress=True) -> Dataset:
+    """Decode `train/<class>/*` and `test/<class>/*` below `source` (folder or tar) once and keep it as dataset `name`.
+
+    mean, std: per-channel constants in [0, 1] units; by default those of the training images. size: resize to
+    (size, size); without it all images must share one size. Raises ValueError naming the first offending file.
+    """
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    source = Path(source).expanduser()
+    if name == "digits" or name in TORCHVISION:
+        raise ValueError(f"the name {name!r} belongs to a built-in dataset; choose another")
+    if not source.exists() or (source.is_file() and not tarfile.is_tarfile(source)):
+        raise ValueError(f"{source} is neither a folder nor a tar archive")
+    rows, shape = {"train": [], "test": []}, None
+    for path, blob in tqdm(_members(source), desc=f"decoding {name}", unit=" files", disable=not progress, mininterval=2):
+        parts = path.split("/")[-3:]
+        if len(parts) < 3 or parts[0] not in rows or not parts[2].lower().endswith(IMAGES):
+            continue
+        try:
+            image = Image.open(io.BytesIO(blob)).convert("RGB")
+        except OSError as e:
+            raise ValueError(f"{path} in {source} is not a readable image ({e})") from e
+        image = image.resize((size, size)) if size else image
+        shape = shape or image.size
+        if image.size != shape:
+            raise ValueError(f"{path} is {image.size}, others are {shape}; pass size to resize all images")
+        rows[parts[0]].append((parts[1], path, torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)))
+    for split, found in rows.items():
+        if not found:
+            raise ValueError(f"{source} holds no images under {split}/<class>/")
+    classes = tuple(sorted({r[0] for r in rows["train"]}))
+    extra = {r[0] for r in rows["test"]} - set(classes)
+    if extra:
+        raise ValueError(f"test has classes that train lacks: {sorted(extra)}")
+
+    def tensors(found):
+        found = sorted(found, key=lambda r: r[:2])
+        x = torch.stack([r[2] for r in found]).view(len(found), shape[1], shape[0], 3)
+        return x.permute(0, 3, 1, 2).contiguous(), torch.tensor([classes.index(r[0]) for r in found])
+
+    (tx, ty), (vx, vy) = tensors(rows["train"]), tensors(rows["test"])
+    if mean is None or std is None:
+        flat = [tx[:, c].double() / 255 for c in range(3)]
+        mean, std = tuple(round(f.mean().item(), 4) for f in flat), tuple(round(f.std().item(), 4) for f in flat)
+    data = Dataset(name, tx, ty, vx, vy, classes, tuple(mean), tuple(std))
+    meta = {"fields": {"classes": classes, "mean": data.mean, "std": data.std}, "fingerprint": data.fingerprint}
+    tensors_out = {"train_x": tx, "train_y": ty, "test_x": vx, "test_y": vy}
+    publish(data_home() / f"{name}.safetensors", safetensors_bytes(tensors_out, {"faeval": json.dumps(meta)}))
+    _loaded[name] = data
+    return data
+
+
+class Pixels:
+    """A dataset on a device: augmented training batches and the normalised test set."""
+
+    def __init__(self, data: Dataset, device="cpu"):
+        self.data, self.device = data, torch.device(device)
+        self.padded = F.pad(data.train_x, (PADDING,) * 4).to(self.device)
+        self.n, c, self.h, self.w = data.train_x.shape
+        s = self.padded.stride()
+        shifts = 2 * PADDING + 1
+        # windows[i, dy, dx] is image i cropped at (dy, dx): a view, so a batch of crops is one gather
+        self.windows = self.padded.as_strided((self.n, shifts, shifts, c, self.h, self.w), (s[0], s[2], s[3], s[1], s[2], s[3]))
+        std = torch.tensor(data.std, device=self.device).view(-1, 1, 1)
+        mean = torch.tensor(data.mean, device=self.device).view(-1, 1, 1)
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def normalise(self, x):
+        """uint8 (..., C, H, W) to float32 with the dataset's mean and std."""
+        return torch.addcmul(self.shift, x.float(), self.scale)
+
+    def draws(self, seed: int, epoch: int, augment: bool):
+        """One member's epoch: permutation, crop offsets (dy, dx) and flips, each (N,), drawn on the CPU."""
+        order = torch.randperm(self.n, generator=stream(seed, "batches", epoch))
+        if not augment:
+            centre = torch.full((self.n,), PADDING)
+            return order, centre, centre, torch.zeros(self.n, dtype=torch.bool)
+        g = stream(seed, "augment", epoch)
+        dy, dx = torch.randint(0, 2 * PADDING + 1, (2, self.n), generator=g)
+        return order, dy, dx, torch.rand(self.n, generator=g) < 0.5
+
+    def batch(self, index, dy, dx, flip):
+        """Crops of images `index`, flipped where told, normalised: (len(index), C, H, W) float32."""
+        x = self.windows[index, dy, dx]
+        if flip is not None:
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        return self.normalise(x)
+
+    def subset(self, split: str, size: int):
+        """A fixed random subset without augmentation, the same for every run: the first `size` of one permutation."""
+        x, y = (self.data.train_x, self.data.train_y) if split == "train" else (self.data.test_x, self.data.test_y)
+        keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
+        return self.normalise(x[keep].to(self.device)), y[keep].to(self.device)

@@ -1,0 +1,213 @@
+"""Per-level measurements of one trained (or untrained) member: SCIENCE section 4.
+
+Index l = 0..L is the level of the residual stream; a_l is compared with g_l there, and trains the block below it (level
+L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own reading: the credit that trains block l,
+a_{l+1} here, against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
+DIRECTIONS = 32
+EPS_RHO = 1e-3
+ETA_NUDGE = 0.01
+STABILITY_BATCHES = 8
+EPS_CLAMP = 1e-8
+
+
+def cosine(u, v):
+    """Exact cosine over the last axis in float64; NaN where a vector is zero."""
+    u, v = u.double(), v.double()
+    u = u / u.abs().amax(-1, keepdim=True)  # squares of 1e-200 would underflow even here
+    v = v / v.abs().amax(-1, keepdim=True)
+    return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1))
+
+
+def cosine_clamped(u, v):
+    """The cosine as published: in the tensors' own precision, each norm clamped to at least 1e-8."""
+    return F.cosine_similarity(u, v, dim=-1, eps=EPS_CLAMP)
+
+
+def defined_mean(values):
+    """Mean over the defined (non-NaN) entries, or None where there is none."""
+    values = values[~values.isnan()]
+    return values.mean().item() if len(values) else None
+
+
+def gradients(method, p, x, y):
+    """States h_0..h_L, logits and gradients g_0..g_L of the mean CE over batches of 128, in the precision of p and x."""
+    model = method.model
+    with torch.enable_grad():
+        h0 = model.embed({k: v.detach() for k, v in p.items()}, x).requires_grad_()
+        hs = model.states(p, h0)
+        logits = model.readout(p, hs[-1])
+        gs = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum") / BATCH, hs)
+    return [h.detach() for h in hs], logits.detach(), gs
+
+
+def sample_losses(method, p, h, y, start):
+    model = method.model
+    return F.cross_entropy(model.readout(p, model.states(p, h, start)[-1]), y, reduction="none")
+
+
+def rho(method, p64, hs, credit, y, generator):
+    """Per level: mean over the batch of each sample's Pearson correlation, over 32 random unit directions v, of
+    <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
+    out = []
+    for l, h in enumerate(hs):
+        v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
+        v = v / v.norm(dim=-1, keepdim=True)
+        base = sample_losses(method, p64, h, y, l)
+        true = torch.stack([sample_losses(method, p64, h + EPS_RHO * u, y, l) - base for u in v])
+        told = EPS_RHO * (v * credit[l]).sum(-1)
+        true, told = true - true.mean(0), told - told.mean(0)
+        true = true / true.abs().amax(0)  # scale out: correlations of 1e-150 must not underflow
+        told = told / told.abs().amax(0)
+        r = (true * told).sum(0) / (true.norm(dim=0) * told.norm(dim=0))
+        out.append(defined_mean(r))
+    return out
+
+
+def nudges(method, p64, hs, credit, y, eta=ETA_NUDGE):
+    """Per level: mean loss change after h_l <- h_l - eta * credit, float64; credit over its per-sample RMS, and raw."""
+    normed, raw = [], []
+    for l, h in enumerate(hs):
+        a = credit[l]
+        base = sample_losses(method, p64, h, y, l)
+        unit = a / a.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)
+        for step, out in ((unit, normed), (a, raw)):
+            out.append((sample_losses(method, p64, h - eta * step, y, l) - base).mean().item())
+    return normed, raw
+
+
+def stability(method, p, x, y):
+    """Mean pairwise cosine of the mean gradient directions of 8 disjoint batches of 128 at level L/2, or None."""
+    if len(y) < STABILITY_BATCHES * BATCH:
+        return None
+    directions = []
+    for i in range(STABILITY_BATCHES):
+        part = slice(i * BATCH, (i + 1) * BATCH)
+        _, _, gs = gradients(method, p, x[part], y[part])
+        directions.append(gs[method.model.depth // 2].double().mean(0))
+    c = cosine(torch.stack(directions)[:, None], torch.stack(directions)[None])
+    return defined_mean(c[~torch.eye(len(directions), dtype=bool, device=c.device)])
+
+
+def median_norm(t):
+    return t.double().norm(dim=-1).median().item()
+
+
+def norms(method, p, x, y):
+    """The cheap part, for every epoch: medians of ‖h_l‖ and ‖g_l‖ over the batch, growth."""
+    hs, _, gs = gradients(method, p, x, y)
+    h = [median_norm(t) for t in hs]
+    return {"h_norm": h, "g_norm": [median_norm(g) for g in gs], "growth": growth(h)}
+
+
+def growth(h_norm):
+    """max_l ‖h_{l+1}‖ / ‖h_l‖ of the median norms."""
+    return max(b / a for a, b in zip(h_norm, h_norm[1:])) if all(h_norm[:-1]) else None
+
+
+def credit_of(method, p, s, x, y, hs, logits):
+    with torch.no_grad():
+        return method.credit(p, s, hs, logits, y)
+
+
+def alignment(method, p, s, x, y):
+    """Γ_l exact and clamped, in the net as it is, from its own precision's gradients and training-time feedback."""
+    hs, logits, gs = gradients(method, p, x, y)
+    a = credit_of(method, p, s, x, y, hs, logits)
+    levels = range(method.model.depth + 1)
+    return {
+        "gamma": [defined_mean(cosine(a[l], gs[l])) for l in levels],
+        "gamma_clamped": [cosine_clamped(a[l], gs[l]).mean().item() for l in levels],
+        "gamma_block": [defined_mean(cosine(a[l + 1], gs[l])) for l in levels[:-1]],
+        "gamma_block_clamped": [cosine_clamped(a[l + 1], gs[l]).mean().item() for l in levels[:-1]],
+        "credit_rms": [a[l].double().square().mean().sqrt().item() for l in levels],
+    }
+
+
+def update_alignment(method, p, s, step, x, y):
+    """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
+    batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained."""
+    leaves = {k: v.detach().requires_grad_() for k, v in p.items()}
+    with torch.enable_grad():
+        scalar, _ = method.surrogate(leaves, s, x, y)
+        own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
+        model = method.model
+        loss = F.cross_entropy(model.readout(leaves, model.states(leaves, model.embed(leaves, x))[-1]), y)
+        exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+    parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
+    trained = {k for k in p if method.trains(k) and own[k] is not None}
+
+    def cosines(direction):
+        out = []
+        for part in parts:
+            names = [k for k in direction if k.startswith(part) and k in trained]
+            u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
+            c = cosine(torch.cat(u), torch.cat(v)).item() if names else float("nan")
+            out.append(None if c != c else c)
+        return out
+
+    return {"update_cos": cosines(own), "step_cos": cosines(step)}
+
+
+RESCALINGS = {"unit": None, "up": 1e5}  # 'unit' brings the median ‖h_L‖ to √width, 'up' multiplies by 1e5
+
+
+def rescalings(method, p, s, x, y, h_top):
+    """Γ and ‖g_L‖ of the same function written with another stream scale: what moves here is the instrument."""
+    out = {}
+    for name, factor in RESCALINGS.items():
+        factor = factor or method.model.width**0.5 / h_top
+        q = method.model.rescaled(p, factor)
+        _, logits, gs = gradients(method, q, x, y)
+        found = alignment(method, q, s, x, y)
+        change = (logits - gradients(method, p, x, y)[1]).abs().max().item()
+        keep = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
+        out[name] = {"factor": factor, "g_norm": [median_norm(g) for g in gs], "logit_change": change, **keep}
+    return out
+
+
+def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
+    """Every per-level diagnostic of one member on `probe` = (x, y); `stability_probe` holds 8 further batches of 128.
+
+    Lists run over levels 0..L (`gamma_block*` over blocks 0..L-1); None is undefined, see `undefined`.
+    """
+    x, y = probe
+    hs, logits, gs = gradients(method, p, x, y)
+    p64 = {k: v.double() for k, v in p.items()}
+    s64 = {k: v.double() if v.is_floating_point() else v for k, v in s.items()}
+    hs64, logits64, gs64 = gradients(method, p64, x.double(), y)
+    a64 = credit_of(method, p64, s64, x.double(), y, hs64, logits64)
+    h_norm = [median_norm(h) for h in hs]
+    nudge, nudge_raw = nudges(method, p64, hs64, a64, y)
+    out = alignment(method, p, s, x, y)
+    out |= {
+        "gamma_fp64": [defined_mean(cosine(a, g)) for a, g in zip(a64, gs64)],
+        "twin": [defined_mean(cosine(g, t)) for g, t in zip(gs, gs64)],
+        "rho": rho(method, p64, hs64, a64, y, generator),
+        "nudge": nudge,
+        "nudge_raw": nudge_raw,
+        "h_norm": h_norm,
+        "g_norm": [median_norm(g) for g in gs],
+        "sensitivity": [(g.double().norm(dim=-1) * h.double().norm(dim=-1)).median().item() for g, h in zip(gs64, hs64)],
+        "growth": growth(h_norm),
+        "stability": stability(method, p, *stability_probe),
+        "rescaled": rescalings(method, p, s, x, y, h_norm[-1]),
+    }
+    reasons = {
+        "gamma": "credit or gradient is exactly zero for every sample",
+        "gamma_block": "credit or gradient is exactly zero for every sample",
+        "twin": "the gradient is exactly zero for every sample",
+        "rho": "all loss differences or all credits vanish",
+        "growth": "a state is exactly zero",
+        "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
+    }
+    lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
+    out["undefined"] = {k: reasons[k] for k in lacking}
+    return out

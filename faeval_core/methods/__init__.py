@@ -1,0 +1,22 @@
+"""Methods by name. To try a rule of your own: subclass LocalMethod, write `credit`, and `register` it."""
+
+from .base import LocalMethod, Method
+from .bp import BP, Frozen
+from .dfa import DFA
+from .fa import FA
+
+METHODS = {m.name: m for m in (BP, Frozen, DFA, FA)}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Add a method class under its `name`; usable as a decorator. Raise its `version` when its meaning changes."""
+    if not (isinstance(method, type) and issubclass(method, Method) and method.name):
+        raise TypeError(f"register needs a subclass of Method with a name, not {method!r}")
+    known = METHODS.get(method.name)
+    if known is not None and known.__module__.startswith("faeval_core."):
+        raise ValueError(f"the method name {method.name!r} belongs to faeval itself; choose another")
+    METHODS[method.name] = method
+    return method
+
+
+__all__ = ["METHODS", "LocalMethod", "Method", "register"]

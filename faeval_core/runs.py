@@ -1,0 +1,180 @@
+"""Runs: find the records of a list of configs, train what is missing as ensembles, survive interruption."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from itertools import groupby
+
+import torch
+from tqdm import tqdm
+
+from . import __version__, data
+from .config import RunConfig
+from .methods import METHODS
+from .store import RunRecord, Store, rounded
+from .training import Ensemble, fresh_progress, train
+
+CHECKPOINT_SECONDS = 60
+MAX_MEMBERS = {"cpu": 12, "cuda": 64}
+
+
+def resolve_device(device="auto") -> torch.device:
+    """'auto' is CUDA where there is one. Raises ValueError for a device this machine lacks."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as e:
+        raise ValueError(f"unknown device {device!r}; use auto, cpu or cuda") from e
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for but torch finds no CUDA device; use auto or cpu")
+    return found
+
+
+def training_allowed(wanted=True) -> bool:
+    """FAEVAL_TRAIN=0 in the environment forbids training, whatever a notebook says."""
+    return bool(wanted) and os.environ.get("FAEVAL_TRAIN", "1") != "0"
+
+
+def run(configs, store=None, *, train=True, device="auto", progress=True) -> list[RunRecord | None]:
+    """Records of `configs`, in their order: read from the store, else trained here and stored.
+
+    train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as None, as does one whose dataset is
+    not on this machine (with a warning). Interrupted runs continue from their last checkpoint.
+    """
+    store, configs = store or Store(), list(configs)
+    found = {c.id: store.get(c) for c in configs}
+    missing = list({c.id: c for c in configs if found[c.id] is None}.values())
+    if missing and training_allowed(train):
+        for name, group in groupby(sorted(missing, key=lambda c: c.dataset), key=lambda c: c.dataset):
+            group = list(group)
+            try:
+                images = data.load(name)
+            except data.DatasetMissing as e:
+                warnings.warn(f"{len(group)} runs are left out: {e}", stacklevel=2)
+                continue
+            _train_missing(group, images, store, resolve_device(device), progress)
+        found |= {c.id: store.get(c) for c in missing}
+    return [found[c.id] for c in configs]
+
+
+def _train_missing(configs, images, store, device, progress):
+    store.check_dataset(images)
+    pixels = data.Pixels(images, device)
+    for upstream, epochs in _upstream_needs(configs, store):
+        snapshots = {upstream.id: epochs}
+        _train_group([upstream], pixels, store, snapshots, max(epochs) if store.get(upstream) else None, progress)
+    for group in plan(configs, store, MAX_MEMBERS[device.type]):
+        _train_group(group, pixels, store, {}, None, progress)
+
+
+def _upstream_needs(configs, store):
+    """(upstream config, epochs whose snapshots are missing), the farthest upstream first."""
+    needs = {}
+    for c in configs:
+        if c.upstream is not None and store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) is None:
+            needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
+    if needs:
+        yield from _upstream_needs(list(needs), store)
+        yield from needs.items()
+
+
+def plan(configs, store, most) -> list[list[RunConfig]]:
+    """Ensembles: runs of one signature that stand at the same epoch, at most `most` together."""
+
+    def key(c):
+        kept = store.load_tensors(store.checkpoint_path(c))
+        return c.signature, kept[1]["epoch"] if kept else 0
+
+    keyed = sorted(((key(c), c) for c in configs), key=lambda kc: kc[0])
+    groups = []
+    for _, part in groupby(keyed, key=lambda kc: kc[0]):
+        members = [c for _, c in part]
+        groups += [members[i : i + most] for i in range(0, len(members), most)]
+    return groups
+
+
+def _train_group(configs, pixels, store, snapshots, stop, progress):
+    """Train one ensemble to its end (or to epoch `stop`, for snapshots alone) and store what it gives."""
+    upstreams = []
+    for c in configs:
+        kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
+        upstreams.append(kept[0] if kept else None)
+    ensemble = Ensemble(configs, pixels, upstreams)
+    members = [fresh_progress() for _ in configs]
+    if stop is None and not snapshots:
+        for m, c in enumerate(configs):
+            kept = store.load_tensors(store.checkpoint_path(c))
+            if kept:
+                ensemble.restore(m, kept[0], kept[1]["epoch"])
+                members[m] = kept[1]["progress"]
+    bar = tqdm(
+        total=(stop or configs[0].epochs) * len(configs), initial=ensemble.epoch * len(configs), disable=not progress,
+        desc=f"{configs[0].method} ×{len(configs)}", unit=" run-epoch", leave=False, mininterval=1 if sys.stderr.isatty() else 30,
+    )  # fmt: skip
+    saved = time.monotonic()
+
+    def provenance(seconds):
+        return {
+            "package": __version__, "method_version": METHODS[configs[0].method].version,
+            "dataset_fingerprint": pixels.data.fingerprint, "device": _device_name(pixels.device), "torch": torch.__version__,
+            "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": len(configs),
+            "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        }  # fmt: skip
+
+    def on_member(c, tensors, result):
+        if tensors is not None:
+            weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
+            store.save_tensors(store.snapshot_path(c, c.epochs), weights, {"epoch": c.epochs})
+        if stop is None:
+            science = {k: rounded(result.get(k)) for k in ("status", "curves", "diagnostics", "fault")}
+            store.put(RunRecord(c, **science, provenance=provenance(result["seconds"])))
+            store.checkpoint_path(c).unlink(missing_ok=True)
+
+    def on_checkpoint(ensemble, members):
+        nonlocal saved
+        bar.update(ensemble.epoch * len(configs) - bar.n)
+        due = time.monotonic() - saved > CHECKPOINT_SECONDS and ensemble.epoch < configs[0].epochs and stop is None
+        for m, c in enumerate(ensemble.configs):
+            if not due and ensemble.epoch not in snapshots.get(c.id, ()):
+                continue
+            tensors = ensemble.export(m)
+            if due:
+                store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": ensemble.epoch, "progress": rounded(members[m])})
+            if ensemble.epoch in snapshots.get(c.id, ()):
+                weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
+                store.save_tensors(store.snapshot_path(c, ensemble.epoch), weights, {"epoch": ensemble.epoch})
+        if due:
+            saved = time.monotonic()
+
+    with bar:
+        train(ensemble, members, on_member=on_member, on_checkpoint=on_checkpoint, stop=stop)
+
+
+def _device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
+
+
+# -- what a run costs ---------------------------------------------------------------------------------------------------
+
+
+def cost_seconds(cfg: RunConfig, store: Store, records=None) -> float:
+    """Estimated seconds of a run on this kind of machine: from records of the same shape, else scaled by weights × images.
+
+    The scaling constant is the committed DFA audit's: 256 wide, 4 deep, 50,000 images (see benchmarks/results.json).
+    """
+    records = store.all() if records is None else records
+
+    def shape(c):
+        return c.dataset, c.model, c.width, c.depth
+
+    rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
+    if rates:
+        return cfg.epochs * statistics.median(rates)
+    weights = 3072 * cfg.width + 2 * cfg.depth * cfg.width**2
+    return cfg.epochs * 4.0 * weights / (3072 * 256 + 8 * 256**2)

@@ -1,0 +1,277 @@
+"""The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch.func import grad, vmap
+
+from . import diagnostics
+from .config import RunConfig, stream
+from .data import Pixels
+from .methods import METHODS
+from .models import MODELS
+
+PROBE = 1024  # images of the fixed diagnostic batch, cut to a multiple of 128
+EVAL_CHUNK = 2000
+
+
+def build(cfg: RunConfig, image_shape, classes: int):
+    """(method, model) of a config for images of a shape and a number of classes."""
+    return (method := METHODS[cfg.method](cfg, MODELS[cfg.model](cfg, image_shape, classes))), method.model
+
+
+def initial(cfg: RunConfig, method, upstream=None):
+    """Initial (params, state) of one member. `upstream`: weights of the run it starts from, in place of the init."""
+    params = method.model.init(stream(cfg.seed, "init"))
+    if upstream is not None:
+        wrong = [k for k in params if k not in upstream or upstream[k].shape != params[k].shape]
+        if wrong:
+            raise ValueError(f"upstream run {cfg.upstream.id} has no matching weights for {wrong[:3]}")
+        params = {k: upstream[k].clone() for k in params}
+    state = method.init_state(cfg, stream(cfg.seed, f"state.{cfg.method}"))
+    state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0")}
+    return params, state
+
+
+class Ensemble:
+    """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them.
+
+    driver: 'loop' takes the members one after another through autograd (fastest measured on CPU, and bit-equal to a solo
+    run), 'vmap' batches them (for GPUs); None chooses by device.
+    """
+
+    def __init__(self, configs, pixels: Pixels, upstreams=None, driver=None):
+        self.configs, self.pixels, self.device = list(configs), pixels, pixels.device
+        self.driver = driver or ("vmap" if self.device.type == "cuda" else "loop")
+        data = pixels.data
+        self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
+        upstreams = upstreams or [None] * len(self.configs)
+        members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
+        self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
+        self.labels = torch.stack([self._labels(c) for c in self.configs]).to(self.device)
+        self.epoch = 0
+        self._bind()
+
+    def _stack(self, dicts):
+        return {k: torch.stack([d[k] for d in dicts]).to(self.device) for k in dicts[0]}
+
+    def _labels(self, cfg):
+        y = self.pixels.data.train_y
+        if cfg.labels == "true":
+            return y
+        return torch.randint(0, len(self.pixels.data.classes), (len(y),), generator=stream(cfg.seed, "labels"))
+
+    def _bind(self):
+        """Leaves for the optimiser, one parameter group per member, from the stacked tensors."""
+        self.trained = [k for k in self.params if self.method.trains(k)]
+        self.leaves = [{k: self.params[k][m].detach().requires_grad_() for k in self.trained} for m in range(len(self.configs))]
+        self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in range(len(self.configs))]
+        groups = [{"params": list(leaf.values()), "lr": c.lr, "weight_decay": c.weight_decay} for leaf, c in zip(self.leaves, self.configs)]
+        if self.configs[0].optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, fused=True)
+        else:
+            for group, cfg in zip(groups, self.configs):
+                group["momentum"] = cfg.momentum
+            self.optimizer = torch.optim.SGD(groups, lr=0.1, fused=True)
+
+    def member(self, m):
+        """(params, state) of member m as views, detached."""
+        return {k: v[m] for k, v in self.params.items()}, {k: v[m] for k, v in self.state.items()}
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def step(self, x, y):
+        """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
+        losses = self._loop(x, y) if self.driver == "loop" else self._vmap(x, y)
+        self.optimizer.step()
+        return losses
+
+    def _loop(self, x, y):
+        losses = []
+        for m, leaf in enumerate(self.leaves):
+            state = {k: v[m] for k, v in self.state.items()}
+            scalar, (loss, changed) = self.method.surrogate({**self.fixed[m], **leaf}, state, x[m], y[m])
+            for tensor, g in zip(leaf.values(), torch.autograd.grad(scalar, list(leaf.values()))):
+                tensor.grad = g
+            for k, v in changed.items():
+                self.state[k][m] = v
+            losses.append(loss)
+        return torch.stack(losses)
+
+    def _vmap(self, x, y):
+        def scalar(trained, fixed, state, x, y):
+            return self.method.surrogate({**fixed, **trained}, state, x, y)
+
+        trained = {k: self.params[k] for k in self.trained}
+        fixed = {k: v for k, v in self.params.items() if k not in trained}
+        grads, (losses, changed) = vmap(grad(scalar, has_aux=True))(trained, fixed, self.state, x, y)
+        for m, leaf in enumerate(self.leaves):
+            for k, tensor in leaf.items():
+                tensor.grad = grads[k][m]
+        self.state |= changed
+        return losses
+
+    # -- one epoch ----------------------------------------------------------------------------------------------------
+
+    def run_epoch(self):
+        """Train one epoch; the losses of every step, (steps, member). A last incomplete batch is dropped."""
+        cfg, pixels = self.configs[0], self.pixels
+        factor = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
+        for group, c in zip(self.optimizer.param_groups, self.configs):
+            group["lr"] = c.lr * factor
+        draws = [pixels.draws(c.seed, self.epoch, c.augment) for c in self.configs]
+        index, dy, dx, flip = (torch.stack(part).to(self.device) for part in zip(*draws))
+        size, members = min(cfg.batch_size, pixels.n), len(self.configs)
+        losses = []
+        for start in range(0, pixels.n - size + 1, size):
+            part = (slice(None), slice(start, start + size))
+            take = [t[part].reshape(-1) for t in (index, dy, dx, flip)]
+            x = pixels.batch(*take[:3], take[3] if cfg.augment else None)
+            losses.append(self.step(x.view(members, size, *x.shape[1:]), self.labels.gather(1, index[part])))
+        self.epoch += 1
+        return torch.stack(losses)
+
+    # -- measurements ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def accuracy(self, m):
+        p, _ = self.member(m)
+        x, y = self._test()
+        hits = 0
+        for i in range(0, len(y), EVAL_CHUNK):
+            h = self.model.states(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))[-1]
+            hits += (self.model.readout(p, h).argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
+        return hits / len(y)
+
+    def _test(self):
+        if not hasattr(self.pixels, "test"):
+            data = self.pixels.data
+            self.pixels.test = self.pixels.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
+        return self.pixels.test
+
+    def probe(self, split):
+        available = len(self.pixels.data.test_y if split == "test" else self.pixels.data.train_y)
+        size = min(PROBE, available - available % diagnostics.BATCH)
+        if size == 0:
+            raise ValueError(f"dataset {self.pixels.data.name!r} has {available} {split} images; diagnostics need at least 128")
+        return self.pixels.subset(split, size)
+
+    def norms(self, m):
+        p, _ = self.member(m)
+        return diagnostics.norms(self.method, p, *self.probe("test"))
+
+    def diagnose(self, m):
+        directions = stream(self.configs[m].seed, "rho", self.epoch)
+        p, s = self.member(m)
+        found = diagnostics.diagnose(self.method, p, s, self.probe("test"), self.probe("train"), directions)
+        return found | diagnostics.update_alignment(self.method, p, s, self._last_step(m), *self.probe("train"))
+
+    def _last_step(self, m):
+        """Direction of the optimiser's descent from its running state, per trained parameter; {} before the first step."""
+        steps = {}
+        for k, leaf in self.leaves[m].items():
+            kept = self.optimizer.state.get(leaf, {})
+            if "exp_avg" in kept:
+                steps[k] = kept["exp_avg"] / (kept["exp_avg_sq"].sqrt() + 1e-8)
+            elif kept.get("momentum_buffer") is not None:
+                steps[k] = kept["momentum_buffer"]
+        return steps
+
+    # -- leaving and coming back ----------------------------------------------------------------------------------------
+
+    def export(self, m) -> dict[str, torch.Tensor]:
+        """All tensors that continue member m exactly: param/, state/ and opt/<name>/<key>."""
+        p, s = self.member(m)
+        out = {f"param/{k}": v for k, v in p.items()} | {f"state/{k}": v for k, v in s.items()}
+        for k, leaf in self.leaves[m].items():
+            out |= {f"opt/{k}/{key}": v for key, v in self.optimizer.state[leaf].items() if v is not None}
+        return {k: v.detach().cpu().contiguous().clone() for k, v in out.items()}
+
+    def restore(self, m, tensors, epoch):
+        """Undo `export` for member m and set the epoch, which all members of an ensemble share."""
+        p, s = self.member(m)
+        for name, value in tensors.items():
+            kind, key = name.split("/", 1)
+            if kind == "opt":
+                leaf, key = self.leaves[m][key.rsplit("/", 1)[0]], key.rsplit("/", 1)[1]
+                self.optimizer.state[leaf][key] = value.to(self.device)
+            else:
+                (p if kind == "param" else s)[key].copy_(value)
+        self.epoch = epoch
+
+    def keep(self, members):
+        """Drop all other members (they have diverged or are finished) and go on."""
+        saved = [self.export(m) for m in members]
+        self.configs = [self.configs[m] for m in members]
+        self.params = {k: v[members].clone() for k, v in self.params.items()}
+        self.state = {k: v[members].clone() for k, v in self.state.items()}
+        self.labels = self.labels[members]
+        self._bind()
+        for m, tensors in enumerate(saved):
+            self.restore(m, tensors, self.epoch)
+
+
+def first_fault(ensemble, m, losses, norms):
+    """The first non-finite quantity of member m after an epoch, as {step, quantity}, or None."""
+    steps = len(losses)
+    bad = (~losses[:, m].isfinite()).nonzero()
+    if len(bad):
+        return {"step": (ensemble.epoch - 1) * steps + bad[0].item(), "quantity": "train_loss"}
+    for k, v in ensemble.member(m)[0].items():
+        if not v.isfinite().all():
+            return {"step": ensemble.epoch * steps - 1, "quantity": k}
+    for k in ("h_norm", "g_norm"):
+        if not all(map(math.isfinite, norms[k])):
+            return {"step": ensemble.epoch * steps - 1, "quantity": k}
+    return None
+
+
+CURVES = ("train_loss", "test_acc", "h_norm", "g_norm", "growth")
+
+
+def train(ensemble: Ensemble, progress, *, on_member, on_checkpoint=None, stop=None):
+    """Train to the last epoch (or `stop`), calling back as members finish.
+
+    progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when already begun.
+    on_member(config, tensors, result) is called once per member, with result["status"] 'complete' or 'diverged'.
+    on_checkpoint(ensemble, progress) is called after every epoch that leaves more to do.
+    """
+    cfg = ensemble.configs[0]
+    last = stop or cfg.epochs
+    if ensemble.epoch == 0 and 0 in cfg.diagnose:
+        for m, result in enumerate(progress):
+            result["diagnostics"]["0"] = ensemble.diagnose(m)
+    while ensemble.epoch < last and ensemble.configs:
+        started = time.perf_counter()
+        losses = ensemble.run_epoch()
+        alive = []
+        for m, result in enumerate(progress):
+            norms = ensemble.norms(m)
+            fault = first_fault(ensemble, m, losses, norms)
+            if fault:
+                on_member(ensemble.configs[m], None, {**result, "status": "diverged", "fault": fault})
+                continue
+            alive.append(m)
+            row = {"train_loss": losses[:, m].mean().item(), "test_acc": ensemble.accuracy(m), **norms}
+            for k in CURVES:
+                result["curves"][k].append(row[k])
+            if ensemble.epoch in (*cfg.diagnose, cfg.epochs):
+                result["diagnostics"][str(ensemble.epoch)] = ensemble.diagnose(m)
+        members = len(ensemble.configs)
+        if len(alive) < members:
+            progress[:] = [progress[m] for m in alive]
+            ensemble.keep(alive)
+        for result in progress:
+            result["seconds"] += (time.perf_counter() - started) / members
+        if on_checkpoint and ensemble.configs:
+            on_checkpoint(ensemble, progress)
+    if ensemble.epoch == cfg.epochs:
+        for m, result in enumerate(progress):
+            on_member(ensemble.configs[m], ensemble.export(m), {**result, "status": "complete"})
+
+
+def fresh_progress():
+    return {"curves": {k: [] for k in CURVES}, "diagnostics": {}, "seconds": 0.0}
