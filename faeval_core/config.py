@@ -105,6 +105,8 @@ class RunConfig:
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
         if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
+        if self.upstream is not None and self.upstream.dataset != self.dataset:
+            raise ValueError(f"upstream run is of dataset {self.upstream.dataset!r}, this one of {self.dataset!r}")
         METHODS[self.method].check(self)
 
     def to_dict(self) -> dict:

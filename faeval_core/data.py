@@ -105,8 +105,9 @@ def _cached(name: str) -> Dataset:
     try:
         with safe_open(path, "pt") as f:
             meta = json.loads(f.metadata()["faeval"])
-            data = Dataset(name, *(f.get_tensor(k) for k in ("train_x", "train_y", "test_x", "test_y")), **meta["fields"])
-    except (SafetensorError, OSError, KeyError, TypeError) as e:
+            fields = {k: tuple(v) for k, v in meta["fields"].items()}
+            data = Dataset(name, *(f.get_tensor(k) for k in ("train_x", "train_y", "test_x", "test_y")), **fields)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
         raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, cannot be read ({e}); register it again") from e
     if data.fingerprint != meta["fingerprint"]:
         raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, is damaged (fingerprint); register it again")
@@ -215,13 +216,14 @@ class Pixels:
         self.data, self.device = data, torch.device(device)
         self.padded = F.pad(data.train_x, (PADDING,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
-        s = self.padded.stride()
-        shifts = 2 * PADDING + 1
-        # windows[i, dy, dx] is image i cropped at (dy, dx): a view, so a batch of crops is one gather
-        self.windows = self.padded.as_strided((self.n, shifts, shifts, c, self.h, self.w), (s[0], s[2], s[3], s[1], s[2], s[3]))
-        std = torch.tensor(data.std, device=self.device).view(-1, 1, 1)
-        mean = torch.tensor(data.mean, device=self.device).view(-1, 1, 1)
-        self.scale, self.shift = 1 / (255 * std), -mean / std
+        s, edge = self.padded.stride(), 2 * PADDING
+        self.strides = s[0], s[2], s[3]
+        # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of crops is one index_select
+        crops = (self.n - 1) * s[0] + edge * s[2] + edge * s[3] + 1
+        self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
+        std = torch.tensor(data.std, device=self.device).view(-1, 1, 1).expand(data.image_shape)
+        mean = torch.tensor(data.mean, device=self.device).view(-1, 1, 1).expand(data.image_shape)
+        self.scale, self.shift = 1 / (255 * std), -mean / std  # in full, because broadcasting over rows is slow
 
     def normalise(self, x):
         """uint8 (..., C, H, W) to float32 with the dataset's mean and std."""
@@ -239,9 +241,10 @@ class Pixels:
 
     def batch(self, index, dy, dx, flip):
         """Crops of images `index`, flipped where told, normalised: (len(index), C, H, W) float32."""
-        x = self.windows[index, dy, dx]
-        if flip is not None:
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        row, down, right = self.strides
+        x = self.windows.index_select(0, index * row + dy * down + dx * right)
+        if flip is not None:  # chosen by index_select, four times as fast as torch.where on bytes
+            x = torch.cat([x, x.flip(-1)]).index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
         return self.normalise(x)
 
     def subset(self, split: str, size: int):

@@ -20,6 +20,7 @@ from .store import RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
+CPU_SECONDS_PER_EPOCH = 4.0  # of one member of the audit's size; benchmarks/results.json has the measurement
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
 
 
@@ -68,7 +69,9 @@ def _train_missing(configs, images, store, device, progress):
     pixels = data.Pixels(images, device)
     for upstream, epochs in _upstream_needs(configs, store):
         snapshots = {upstream.id: epochs}
-        _train_group([upstream], pixels, store, snapshots, max(epochs) if store.get(upstream) else None, progress)
+        if _can_start(upstream, store):
+            _train_group([upstream], pixels, store, snapshots, max(epochs) if store.get(upstream) else None, progress)
+    configs = [c for c in configs if store.get(c) is None and _can_start(c, store)]
     for group in plan(configs, store, MAX_MEMBERS[device.type]):
         _train_group(group, pixels, store, {}, None, progress)
 
@@ -82,6 +85,14 @@ def _upstream_needs(configs, store):
     if needs:
         yield from _upstream_needs(list(needs), store)
         yield from needs.items()
+
+
+def _can_start(c, store) -> bool:
+    """Whether the snapshot that a run starts from is there; its upstream run may have diverged before that epoch."""
+    if c.upstream is None or store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) is not None:
+        return True
+    warnings.warn(f"run {c.id} is left out: its upstream {c.upstream.id} has no epoch {c.upstream_epoch}", stacklevel=4)
+    return False
 
 
 def plan(configs, store, most) -> list[list[RunConfig]]:
@@ -108,11 +119,12 @@ def _train_group(configs, pixels, store, snapshots, stop, progress):
     ensemble = Ensemble(configs, pixels, upstreams)
     members = [fresh_progress() for _ in configs]
     if stop is None and not snapshots:
-        for m, c in enumerate(configs):
-            kept = store.load_tensors(store.checkpoint_path(c))
-            if kept:
-                ensemble.restore(m, kept[0], kept[1]["epoch"])
-                members[m] = kept[1]["progress"]
+        kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
+        # a second process may have moved on since the plan was made: members of unequal epochs start afresh
+        if all(kept) and len({meta["epoch"] for _, meta in kept}) == 1:
+            for m, (tensors, meta) in enumerate(kept):
+                ensemble.restore(m, tensors, meta["epoch"])
+                members[m] = meta["progress"]
     bar = tqdm(
         total=(stop or configs[0].epochs) * len(configs), initial=ensemble.epoch * len(configs), disable=not progress,
         desc=f"{configs[0].method} ×{len(configs)}", unit=" run-epoch", leave=False, mininterval=1 if sys.stderr.isatty() else 30,
@@ -163,18 +175,21 @@ def _device_name(device):
 # -- what a run costs ---------------------------------------------------------------------------------------------------
 
 
-def cost_seconds(cfg: RunConfig, store: Store, records=None) -> float:
-    """Estimated seconds of a run on this kind of machine: from records of the same shape, else scaled by weights × images.
+def cost_seconds(cfg: RunConfig, records) -> float:
+    """Estimated seconds of a run on this machine: from `records` of the same shape, else scaled by weights × images.
 
-    The scaling constant is the committed DFA audit's: 256 wide, 4 deep, 50,000 images (see benchmarks/results.json).
+    The scale is that of a CPU with two cores, 256 wide and 4 deep on 50,000 images (benchmarks/results.json).
     """
-    records = store.all() if records is None else records
 
     def shape(c):
         return c.dataset, c.model, c.width, c.depth
 
-    rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
+    rates = [
+        r.provenance["seconds"] / len(r.curves["test_acc"])
+        for r in records
+        if shape(r.config) == shape(cfg) and r.curves["test_acc"]
+    ]
     if rates:
         return cfg.epochs * statistics.median(rates)
     weights = 3072 * cfg.width + 2 * cfg.depth * cfg.width**2
-    return cfg.epochs * 4.0 * weights / (3072 * 256 + 8 * 256**2)
+    return cfg.epochs * CPU_SECONDS_PER_EPOCH * weights / (3072 * 256 + 8 * 256**2)

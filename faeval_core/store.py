@@ -14,6 +14,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from .config import RunConfig
 from .files import publish, publish_json
+from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
 
@@ -107,7 +108,10 @@ class Store:
         found = []
         for path in sorted((self.root / "records").glob("*.json")):
             try:
-                record = RunRecord.from_json(json.loads(path.read_bytes()))
+                raw = json.loads(path.read_bytes())
+                if raw["config"]["method"] not in METHODS:
+                    continue
+                record = RunRecord.from_json(raw)
             except (ValueError, KeyError, TypeError) as e:
                 warnings.warn(f"record {path} is unreadable and left out ({e})", stacklevel=2)
                 continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 
 import torch
@@ -36,6 +38,13 @@ def initial(cfg: RunConfig, method, upstream=None):
     return params, state
 
 
+def keep_freed_memory():
+    """Have glibc reuse what a step frees: given back to the system, it costs the next step a page fault per 4 KiB."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
+
+
 class Ensemble:
     """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them.
 
@@ -54,6 +63,8 @@ class Ensemble:
         self.labels = torch.stack([self._labels(c) for c in self.configs]).to(self.device)
         self.epoch = 0
         self._bind()
+        if sys.platform == "linux":
+            keep_freed_memory()
 
     def _stack(self, dicts):
         return {k: torch.stack([d[k] for d in dicts]).to(self.device) for k in dicts[0]}
@@ -85,9 +96,7 @@ class Ensemble:
 
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
-        losses = self._loop(x, y) if self.driver == "loop" else self._vmap(x, y)
-        self.optimizer.step()
-        return losses
+        return self._loop(x, y) if self.driver == "loop" else self._vmap(x, y)
 
     def _loop(self, x, y):
         losses = []
@@ -96,6 +105,8 @@ class Ensemble:
             scalar, (loss, changed) = self.method.surrogate({**self.fixed[m], **leaf}, state, x[m], y[m])
             for tensor, g in zip(leaf.values(), torch.autograd.grad(scalar, list(leaf.values()))):
                 tensor.grad = g
+            self.optimizer.step()  # of this member alone, since the others hold no gradient; its own is still in cache
+            self.optimizer.zero_grad()
             for k, v in changed.items():
                 self.state[k][m] = v
             losses.append(loss)
@@ -111,26 +122,31 @@ class Ensemble:
         for m, leaf in enumerate(self.leaves):
             for k, tensor in leaf.items():
                 tensor.grad = grads[k][m]
+        self.optimizer.step()
         self.state |= changed
         return losses
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
-    def run_epoch(self):
-        """Train one epoch; the losses of every step, (steps, member). A last incomplete batch is dropped."""
+    def batches(self):
+        """(x, y) of each step of this epoch: (member, batch, C, H, W) and (member, batch). A last incomplete batch is dropped."""
         cfg, pixels = self.configs[0], self.pixels
-        factor = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
-        for group, c in zip(self.optimizer.param_groups, self.configs):
-            group["lr"] = c.lr * factor
         draws = [pixels.draws(c.seed, self.epoch, c.augment) for c in self.configs]
         index, dy, dx, flip = (torch.stack(part).to(self.device) for part in zip(*draws))
         size, members = min(cfg.batch_size, pixels.n), len(self.configs)
-        losses = []
         for start in range(0, pixels.n - size + 1, size):
             part = (slice(None), slice(start, start + size))
             take = [t[part].reshape(-1) for t in (index, dy, dx, flip)]
             x = pixels.batch(*take[:3], take[3] if cfg.augment else None)
-            losses.append(self.step(x.view(members, size, *x.shape[1:]), self.labels.gather(1, index[part])))
+            yield x.view(members, size, *x.shape[1:]), self.labels.gather(1, index[part])
+
+    def run_epoch(self):
+        """Train one epoch; the losses of every step, (steps, member)."""
+        cfg = self.configs[0]
+        factor = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
+        for group, c in zip(self.optimizer.param_groups, self.configs):
+            group["lr"] = c.lr * factor
+        losses = [self.step(x, y) for x, y in self.batches()]
         self.epoch += 1
         return torch.stack(losses)
 
@@ -223,6 +239,9 @@ def first_fault(ensemble, m, losses, norms):
     for k, v in ensemble.member(m)[0].items():
         if not v.isfinite().all():
             return {"step": ensemble.epoch * steps - 1, "quantity": k}
+    for k, leaf in ensemble.leaves[m].items():  # Adam's squares overflow first, and then hold their weights still
+        if not all(v.isfinite().all() for v in ensemble.optimizer.state[leaf].values() if v is not None):
+            return {"step": ensemble.epoch * steps - 1, "quantity": f"optimizer state of {k}"}
     for k in ("h_norm", "g_norm"):
         if not all(map(math.isfinite, norms[k])):
             return {"step": ensemble.epoch * steps - 1, "quantity": k}
@@ -255,7 +274,8 @@ def train(ensemble: Ensemble, progress, *, on_member, on_checkpoint=None, stop=N
                 on_member(ensemble.configs[m], None, {**result, "status": "diverged", "fault": fault})
                 continue
             alive.append(m)
-            row = {"train_loss": losses[:, m].mean().item(), "test_acc": ensemble.accuracy(m), **norms}
+            # contiguous: the sum of a strided column depends, in its last digit, on how many members there are
+            row = {"train_loss": losses[:, m].contiguous().mean().item(), "test_acc": ensemble.accuracy(m), **norms}
             for k in CURVES:
                 result["curves"][k].append(row[k])
             if ensemble.epoch in (*cfg.diagnose, cfg.epochs):
@@ -263,6 +283,8 @@ def train(ensemble: Ensemble, progress, *, on_member, on_checkpoint=None, stop=N
         members = len(ensemble.configs)
         if len(alive) < members:
             progress[:] = [progress[m] for m in alive]
+            if not alive:
+                return
             ensemble.keep(alive)
         for result in progress:
             result["seconds"] += (time.perf_counter() - started) / members

@@ -1,0 +1,121 @@
+"""One style for every figure: one colour and marker per method throughout, uncertainty shown, vector PDF and PNG."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .files import publish
+from .stats import mean_sd
+
+COLUMN, FULL = 3.4, 7.0  # inches: one column and the text width of the paper
+# Okabe and Ito's colour-blind-safe palette; (colour, marker) per method
+LOOK = {
+    "bp": ("#000000", "o"), "frozen": ("#999999", "s"), "dfa": ("#D55E00", "v"), "fa": ("#0072B2", "^"),
+    "ep": ("#CC79A7", "P"), "sb": ("#009E73", "D"), "cb": ("#E69F00", "X"), "vec": ("#56B4E9", "*"),
+}  # fmt: skip
+SPARE = [("#F0E442", "h"), ("#882255", "p"), ("#117733", "<"), ("#44AA99", ">")]
+NAMES = {
+    "bp": "BP",
+    "frozen": "frozen",
+    "dfa": "DFA",
+    "fa": "FA",
+    "ep": "EP",
+    "sb": "State Bridge",
+    "cb": "Credit Bridge",
+    "vec": "Vector field",
+}
+
+STYLE = {
+    "figure.dpi": 110, "savefig.dpi": 200, "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.alpha": 0.25, "lines.linewidth": 1.3, "lines.markersize": 4, "legend.frameon": False, "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42, "svg.hashsalt": "faeval",
+}  # fmt: skip
+
+
+def use_style():
+    """Set the style for the figures that follow."""
+    plt.rcParams.update(STYLE)
+
+
+def look(method: str):
+    """(colour, marker) of a method; a rule that is not faeval's own takes a spare one, always the same."""
+    return LOOK.get(method) or SPARE[sum(map(ord, method)) % len(SPARE)]
+
+
+def title(method: str) -> str:
+    return NAMES.get(method, method)
+
+
+def save(fig, folder, name: str):
+    """Write folder/name.pdf and .png, byte-stable (no dates in their metadata); the two paths."""
+    paths = []
+    for kind, metadata in (("pdf", {"CreationDate": None, "ModDate": None, "Producer": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format=kind, metadata=metadata)
+        paths.append(publish(folder / f"{name}.{kind}", buffer.getvalue()))
+    return paths
+
+
+def _floats(rows):
+    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float)
+
+
+def epoch_curves(ax, records, key: str, level=None, method=None, label=None, **kw):
+    """Mean over seeds of a per-epoch curve against the epoch, with the range of the seeds as a band.
+
+    level: index into per-level curves. On a log axis the mean is geometric, as norms spread over decades.
+    """
+    if not records:
+        return
+    rows = [r.curves[key] if level is None else [v[level] for v in r.curves[key]] for r in records]
+    shortest = min(map(len, rows))
+    data = _floats([row[:shortest] for row in rows])
+    colour, _ = look(method or records[0].config.method)
+    log = ax.get_yscale() == "log"
+    middle = np.exp(np.log(data).mean(0)) if log else data.mean(0)
+    epochs = np.arange(1, shortest + 1)
+    ax.plot(epochs, middle, color=colour, label=label or title(method or records[0].config.method), **kw)
+    ax.fill_between(epochs, data.min(0), data.max(0), color=colour, alpha=0.18, linewidth=0)
+
+
+def level_points(ax, rows, method, label=None, offset=0.0, **kw):
+    """Mean ± sd over seeds of per-level values (one list per seed) against the level; undefined levels marked ×."""
+    if not rows:
+        return
+    colour, marker = look(method)
+    stats = [mean_sd(column) for column in zip(*rows)]
+    levels = np.arange(len(stats))
+    known = [i for i, (m, _, _) in enumerate(stats) if m is not None]
+    ax.errorbar(
+        levels[known] + offset, [stats[i][0] for i in known], [stats[i][1] or 0 for i in known],
+        color=colour, marker=marker, capsize=2, label=label or title(method), **kw,
+    )  # fmt: skip
+    gone = [i for i in levels if i not in known]
+    if gone:
+        ax.plot(levels[gone] + offset, np.zeros(len(gone)), "x", color=colour)
+    ax.set_xticks(levels)
+
+
+def bars(ax, arms, values, reference=None, xlabel="test accuracy"):
+    """Horizontal bars of mean ± sd with every seed as a dot; arms without records are written out as not run.
+
+    arms: label -> method, top to bottom; values: label -> one value per seed; reference: label -> published value (|).
+    """
+    for i, (label, method) in enumerate(arms.items()):
+        colour, _ = look(method)
+        mean, sd, n = mean_sd(values.get(label, []))
+        if n == 0:
+            ax.text(0.01, i, "not run", va="center", fontsize=7, color="#555555", transform=ax.get_yaxis_transform())
+        else:
+            ax.barh(i, mean, xerr=sd, color=colour, alpha=0.55, height=0.65, error_kw={"capsize": 2, "linewidth": 1})
+            ax.plot(values[label], [i] * len(values[label]), ".", color="black", markersize=3)
+        if reference and reference.get(label) is not None:
+            ax.plot([reference[label]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.6)
+    ax.set_yticks(range(len(arms)), list(arms))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(xlabel)

@@ -1,0 +1,75 @@
+"""Means over seeds, paired comparisons, and claims decided with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def mean_sd(values):
+    """(mean, sd with ddof=1, n) of the defined values; sd is None for fewer than two, mean None for none."""
+    v = np.array([x for x in values if x is not None], dtype=float)
+    if not len(v):
+        return None, None, 0
+    return v.mean().item(), v.std(ddof=1).item() if len(v) > 1 else None, len(v)
+
+
+@dataclass
+class Interval:
+    """95 % intervals of a mean: Student's t, which decides, and scipy's percentile bootstrap (narrow at n = 3)."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    bootstrap: tuple
+
+    def __str__(self):
+        if self.n < 2:
+            return f"{self.mean:.4g} (n={self.n}, no interval)"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
+
+
+def interval(values) -> Interval | None:
+    """Interval of the mean of the defined values (one per seed); None where there are none."""
+    mean, sd, n = mean_sd(values)
+    if n == 0:
+        return None
+    if n == 1:
+        return Interval(1, mean, -math.inf, math.inf, (-math.inf, math.inf))
+    if sd == 0:
+        return Interval(n, mean, mean, mean, (mean, mean))
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * sd / math.sqrt(n)
+    data = np.array([x for x in values if x is not None], dtype=float)
+    boot = stats.bootstrap((data,), np.mean, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0))
+    return Interval(n, mean, mean - half, mean + half, tuple(map(float, boot.confidence_interval)))
+
+
+def paired(ours, theirs) -> list[float]:
+    """Differences seed by seed of two record lists' accuracies, matched by seed."""
+    other = {r.config.seed: r.accuracy for r in theirs if r.accuracy is not None}
+    return [r.accuracy - other[r.config.seed] for r in ours if r.accuracy is not None and r.config.seed in other]
+
+
+def decide(values, above=None, below=None) -> str:
+    """'holds' where the 95 % interval of the mean lies beyond the bound, 'does not hold' where it lies on the other side,
+    else 'undecided'; 'not run' without values. Exactly one of above and below is given."""
+    if (above is None) == (below is None):
+        raise ValueError("decide needs exactly one of above and below")
+    found = interval(values)
+    if found is None:
+        return "not run"
+    low, high, bound = (found.low, found.high, above) if above is not None else (-found.high, -found.low, -below)
+    return "holds" if low > bound else "does not hold" if high <= bound else "undecided"
+
+
+def diff_in_se(ours, ours_sd, ours_n, value, sd, n) -> float | None:
+    """(ours - reference) over the standard error of that difference; an unknown reference sd counts as ours."""
+    variances = [s * s / k for s, k in ((ours_sd, ours_n), (sd if sd is not None else ours_sd, n or 1)) if s is not None]
+    total = math.sqrt(sum(variances))
+    return (ours - value) / total if total > 0 else None

@@ -1,0 +1,111 @@
+"""The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import figures, runs, stats, tables
+from .config import RunConfig
+from .files import publish_json
+from .store import Store, rounded
+
+
+@dataclass
+class Study:
+    """One study: `notebook` is the notebook's stem (11_audit), `folder` its place under results/ and figures/.
+
+    `results` and `figures` are the roots. train=False only reads the store; what it lacks is shown as not run, with its cost.
+    """
+
+    notebook: str
+    folder: str
+    results: Path | str = "../results"
+    figures: Path | str = "../figures"
+    train: bool = True
+    device: str = "auto"
+    rows: dict = field(default_factory=dict, init=False)
+    claims: list = field(default_factory=list, init=False)
+    compared: list = field(default_factory=list, init=False)
+    paper: dict = field(default_factory=dict, init=False)  # macro name -> text, for the paper
+    outputs: list = field(default_factory=list, init=False)
+
+    def __post_init__(self):
+        self.store = Store(self.results)
+        figures.use_style()
+
+    def run(self, arms: dict[str, list[RunConfig]]) -> dict[str, list]:
+        """Label -> records of its configs; a run that the store lacks and that is not trained now is left out."""
+        flat = [c for configs in arms.values() for c in configs]
+        found = dict(zip((c.id for c in flat), runs.run(flat, self.store, train=self.train, device=self.device)))
+        known = [r for r in found.values() if r is not None]
+        for label, configs in arms.items():
+            for c in configs:
+                record = found[c.id]
+                cost = 0.0 if record else round(runs.cost_seconds(c, known))
+                status = record.status if record else "not run"
+                self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
+        return {label: [found[c.id] for c in configs if found[c.id] is not None] for label, configs in arms.items()}
+
+    def state(self) -> str:
+        """How many runs there are, have diverged, and are not run, with the cost of the latter."""
+        rows = list(self.rows.values())
+        lacking = [r for r in rows if r["status"] == "not run"]
+        told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records"
+        told += f", {sum(r['status'] == 'diverged' for r in rows)} diverged"
+        if lacking:
+            labels = ", ".join(dict.fromkeys(r["label"] for r in lacking))
+            told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
+        return told
+
+    def claim(self, name: str, statement: str, values, above=None, below=None) -> str:
+        """Decide a claim about the mean of `values` (one per seed) against a bound, note it, and return the line to print."""
+        decided = stats.decide(values, above=above, below=below)
+        found = stats.interval(values)
+        bound = {"above": above} if above is not None else {"below": below}
+        self.claims.append({"name": name, "statement": statement, "decided": decided, "interval": str(found), **bound})
+        return f"{decided:>14} | {statement} | {found if found else 'no records'}"
+
+    def compare(self, experiment, condition, metric, values, calibrated=False):
+        """Set our values (one per seed) beside the reference row (experiment, condition, metric)."""
+        mean, sd, n = stats.mean_sd(values)
+        row = {"experiment": experiment, "condition": condition, "metric": metric}
+        self.compared.append({**row, "value": mean, "sd": sd, "n": n, "calibrated": calibrated})
+
+    def beside(self):
+        """What `compare` has collected, as a table with the reference values and the verdict of each row."""
+        return tables.beside(self.compared)
+
+    def write(self, name: str, value) -> Path:
+        """Write results/<folder>/<name>.json from plain data and note where it went."""
+        return self._note(publish_json(Path(self.results) / self.folder / f"{name}.json", rounded(value)))
+
+    def figure(self, fig, name: str):
+        """Write figures/<folder>_<name>.pdf and .png and note where they went."""
+        for path in figures.save(fig, Path(self.figures), f"{self.folder}_{name}"):
+            self._note(path)
+
+    def _note(self, path):
+        root = Path(self.results) if Path(self.results) in path.parents else Path(self.figures)
+        self.outputs.append(f"{root.name}/{path.relative_to(root).as_posix()}")
+        return path
+
+    def finish(self) -> str:
+        """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read."""
+        summary = {
+            "notebook": self.notebook, "state": self.state(), "claims": self.claims, "compared": self.compared,
+            "paper": self.paper, "outputs": self.outputs, "runs": list(self.rows.values()),
+        }  # fmt: skip
+        publish_json(Path(self.results) / "studies" / f"{self.notebook}.json", rounded(summary))
+        return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
+
+
+def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
+    """One config per seed."""
+    return [base.with_(seed=s, **changes) for s in values]
+
+
+def source(obj) -> str:
+    """Source text of a method or function, for a notebook to show."""
+    return inspect.getsource(obj)

@@ -1,0 +1,140 @@
+"""Tables that notebooks show and the paper includes, and our value beside every reference value."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from . import protocol
+from .figures import title
+from .files import publish
+from .stats import diff_in_se, mean_sd
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference_results.csv"
+TOLERANCE = {"test_acc": 0.015}  # absolute; every other plain metric: max(0.05, 20 %)
+DECADES = {"h_norm", "g_norm"}  # orders of magnitude: within a factor of 10
+
+
+def pm(values, digits=3) -> str:
+    """'mean ± sd' of one value per seed, or '—' without any."""
+    mean, sd, n = mean_sd(values)
+    return "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def magnitude(values) -> str:
+    """Geometric mean over seeds as a power of ten, '2e+08', or '—'."""
+    known = [v for v in values if v]
+    return f"{math.exp(sum(map(math.log, known)) / len(known)):.0e}" if known else "—"
+
+
+def audit_rows(arms: dict, baseline: str = "frozen") -> list[dict]:
+    """One row of plain data per arm (label -> records of its seeds) for the audit table; `baseline` names the frozen arm."""
+    rows = []
+    for label, records in arms.items():
+        done = [r for r in records if r.final is not None]
+        judged = protocol.verdict(records, arms.get(baseline, ()))
+        row = {"method": label, "n": len(records), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done]}
+        for name in ("hidden", "with_top", "published", "published_exact"):
+            row[f"deep_cos_{name}"] = [protocol.deep_cos(r.final)[name] for r in done]
+        row |= {k: [r.final[k][-1] for r in done] for k in ("h_norm", "g_norm", "sensitivity")}
+        row |= {k: [r.final[k] for r in done] for k in ("growth", "stability")}
+        row |= {"twin_min": [min(r.final["twin"]) if None not in r.final["twin"] else None for r in done]}
+        row |= {
+            "rho_hidden": [mean_sd(r.final["rho"][1:-1])[0] for r in done],
+            "counts": {k: list(v) for k, v in judged.counts.items()},
+        }
+        row |= {"published": judged.text(), "invariant": judged.text(protocol.INVARIANT)}
+        row |= {"withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT)}
+        rows.append(row)
+    return rows
+
+
+def audit_table(rows: list[dict]) -> pd.DataFrame:
+    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the study's own reading."""
+    shown = []
+    for r in rows:
+        shown.append({
+            "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
+            "deep cos (published)": pm(r["deep_cos_published"]), "deep cos (exact, hidden)": pm(r["deep_cos_hidden"]),
+            "ρ (hidden)": pm(r["rho_hidden"]), "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]),
+            "growth": pm(r["growth"], 1), "stability": pm(r["stability"], 2), "published protocol": r["published"],
+            "scale-invariant": r["invariant"],
+        })  # fmt: skip
+    return pd.DataFrame(shown).set_index("method")
+
+
+# -- beside the reference -----------------------------------------------------------------------------------------------
+
+
+def agrees(metric, ours, value, diff_se) -> bool:
+    """Reproduced: accuracy within 0.015, norms within a factor of 10, flags equal, others within max(0.05, 20 %); or, for
+    any but norms and flags, within two standard errors."""
+    if metric in DECADES:
+        return ours > 0 and abs(math.log10(ours / value)) <= 1
+    if metric.endswith("_fires"):
+        return round(ours) == value
+    close = TOLERANCE.get(metric, max(0.05, 0.2 * abs(value)))
+    return abs(ours - value) <= close or (diff_se is not None and abs(diff_se) <= 2)
+
+
+def judge(ref, mine) -> dict:
+    """Our columns beside one reference row; `mine` is what Study.compare noted for it, or None."""
+    if mine is None or mine["value"] is None:
+        return {"calibrated": False, "verdict": "not run"}
+    sd, n = (None if pd.isna(v) else v for v in (ref.sd, ref.n_seeds))
+    diff = diff_in_se(mine["value"], mine["sd"], mine["n"], ref.value, sd, n)
+    same = agrees(ref.metric, mine["value"], ref.value, diff)
+    ours = {"ours": mine["value"], "ours_sd": mine["sd"], "ours_n": mine["n"], "diff_se": diff and round(diff, 2)}
+    return {**ours, "calibrated": mine["calibrated"], "verdict": "reproduced" if same else "differs"}
+
+
+KEY = ["experiment", "condition", "metric"]
+OURS = ["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
+
+
+def beside(compared) -> pd.DataFrame:
+    """The reference rows that `compared` (a study's own list) names, with our columns."""
+    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
+    mine = {tuple(c[k] for k in KEY): c for c in compared}
+    unknown = set(mine) - set(map(tuple, rows[KEY].itertuples(index=False)))
+    if unknown:
+        raise ValueError(f"no reference row is called {sorted(unknown)[0]}; see {REFERENCE.name}")
+    judged = [judge(ref, mine.get(tuple(getattr(ref, k) for k in KEY))) for ref in rows.itertuples()]
+    frame = pd.concat([rows, pd.DataFrame(judged, columns=OURS).astype({"ours_n": "Int64"})], axis=1)
+    return frame[[tuple(row) in mine for row in frame[KEY].itertuples(index=False)]].reset_index(drop=True)
+
+
+def reproduction(results) -> pd.DataFrame:
+    """Every reference row, with our columns (verdict: reproduced, differs, not run) and the notebook that made ours."""
+    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
+    found = {}
+    for path in sorted((Path(results) / "studies").glob("*.json")):
+        study = json.loads(path.read_text())
+        found |= {tuple(c[k] for k in KEY): {**c, "notebook": study["notebook"]} for c in study["compared"]}
+    judged = []
+    for ref in rows.itertuples():
+        mine = found.get(tuple(getattr(ref, k) for k in KEY))
+        judged.append({**judge(ref, mine), "notebook": mine["notebook"] if mine else ""})
+    return pd.concat([rows, pd.DataFrame(judged, columns=[*OURS, "notebook"]).astype({"ours_n": "Int64"})], axis=1)
+
+
+def source_map(results) -> pd.DataFrame:
+    """Which notebook wrote which file, from the studies' own summaries."""
+    rows = []
+    for path in sorted((Path(results) / "studies").glob("*.json")):
+        study = json.loads(path.read_text())
+        rows += [{"output": o, "notebook": f"notebooks/{study['notebook']}.ipynb"} for o in study["outputs"]]
+    return pd.DataFrame(rows, columns=["output", "notebook"])
+
+
+def write_summaries(results, paper=None) -> Path:
+    """Write results/reproduction.csv; with `paper`, the paper's generated macros and tables too."""
+    path = publish(Path(results) / "reproduction.csv", reproduction(results).to_csv(index=False, float_format="%.6g"))
+    if paper is not None:
+        from . import latex
+
+        latex.write(Path(results), Path(paper))
+    return path
