@@ -7,6 +7,7 @@ import html
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from . import figures, protocol, runs, stats, tables
 from .config import CHOICES, RunConfig, suggest
@@ -15,6 +16,14 @@ from .methods import METHODS
 from .store import Store
 
 AGAINST = ("bp", "dfa", "frozen")
+CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
+PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
+img{max-width:100%}</style>
+<h1>$title</h1><p>$setting</p><ul>$verdict</ul>$table
+<h2>Per level</h2><img alt="per-level diagnostics" src="data:image/png;base64,$image"></html>
+""")
 
 
 @dataclass
@@ -38,9 +47,8 @@ class Audit:
         """The verdict in sentences: protocol as published and scale-invariant, what to withdraw, and paired comparisons."""
         records = self.arms[self.method]
         judged = protocol.verdict(records, self.arms["frozen"])
-        out = [
-            f"{figures.title(self.method)}: {judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} (scale-invariant)."
-        ]
+        both = f"{judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} (scale-invariant)"
+        out = [f"{figures.title(self.method)}: {both}."]
         for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
             fired, n = judged.counts[k]
             out.append(f"({k}) {protocol.MEANING[k]}: {fired} of {n} seeds. Withdraw: {protocol.WITHDRAW[k]}.")
@@ -80,23 +88,15 @@ class Audit:
 
     def page(self) -> str:
         """A self-contained HTML page: verdict, table, per-level figure, settings."""
-        buffer, fig = io.BytesIO(), self.figure()
-        fig.savefig(buffer, format="png", metadata={"Software": None})
-        image = base64.b64encode(buffer.getvalue()).decode()
-        c = self.base
-        setting = (
-            f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {', '.join(str(r.config.seed) for r in self.arms[self.method])}. "
-            "Level convention: a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the standard deviation over seeds (ddof=1)."
-        )
-        verdict = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines)
-        return (
-            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Audit of {html.escape(self.method)}</title>"
-            "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}"
-            "table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}"
-            "img{max-width:100%}</style>"
-            f"<h1>Audit of {html.escape(figures.title(self.method))}</h1><p>{html.escape(setting)}</p><ul>{verdict}</ul>"
-            f"{self.table.T.to_html(border=0)}<h2>Per level</h2><img alt='per-level diagnostics' src='data:image/png;base64,{image}'></html>\n"
-        )
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format="png", metadata={"Software": None})
+        c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.method])
+        setting = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {seeds}. {CONVENTION}"
+        return PAGE.substitute(
+            title=html.escape(f"Audit of {figures.title(self.method)}"), setting=html.escape(setting),
+            verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines),
+            table=self.table.T.to_html(border=0), image=base64.b64encode(buffer.getvalue()).decode(),
+        )  # fmt: skip
 
     def save(self, path) -> Path:
         return publish(Path(path), self.page())

@@ -156,21 +156,17 @@ def update_alignment(method, p, s, step, x, y):
     return {"update_cos": cosines(own), "step_cos": cosines(step)}
 
 
-RESCALINGS = {"unit": None, "up": 1e5}  # 'unit' brings the median ‖h_L‖ to √width, 'up' multiplies by 1e5
+RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the function
 
 
-def rescalings(method, p, s, x, y, h_top):
-    """Γ and ‖g_L‖ of the same function written with another stream scale: what moves here is the instrument."""
-    out = {}
-    for name, factor in RESCALINGS.items():
-        factor = factor or method.model.width**0.5 / h_top
-        q = method.model.rescaled(p, factor)
-        _, logits, gs = gradients(method, q, x, y)
-        found = alignment(method, q, s, x, y)
-        change = (logits - gradients(method, p, x, y)[1]).abs().max().item()
-        keep = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
-        out[name] = {"factor": factor, "g_norm": [median_norm(g) for g in gs], "logit_change": change, **keep}
-    return out
+def rescaled(method, p, s, x, y, logits):
+    """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is the instrument."""
+    q = method.model.rescaled(p, RESCALE)
+    _, others, gs = gradients(method, q, x, y)
+    found = alignment(method, q, s, x, y)
+    kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
+    change = (logits - others).abs().max().item()
+    return {"factor": RESCALE, "g_norm": [median_norm(g) for g in gs], "logit_change": change, **kept}
 
 
 def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
@@ -198,7 +194,7 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
         "sensitivity": [(g.double().norm(dim=-1) * h.double().norm(dim=-1)).median().item() for g, h in zip(gs64, hs64)],
         "growth": growth(h_norm),
         "stability": stability(method, p, *stability_probe),
-        "rescaled": rescalings(method, p, s, x, y, h_norm[-1]),
+        "rescaled": rescaled(method, p, s, x, y, logits),
     }
     reasons = {
         "gamma": "credit or gradient is exactly zero for every sample",

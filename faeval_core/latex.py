@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from .files import publish
 from .figures import title
+from .files import publish
 from .tables import magnitude, pm
 
 ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
@@ -41,19 +41,7 @@ def tabular(header: list[str], rows: list[list[str]], columns: str) -> str:
 
 
 def audit_tabular(rows) -> str:
-    header = [
-        "method",
-        "$n$",
-        "accuracy",
-        "deep cos (pub.)",
-        "exact, hidden",
-        r"$\|h_L\|$",
-        r"$\|g_L\|$",
-        "growth",
-        "stab.",
-        "published",
-        "(b$'$)",
-    ]
+    header = "method,$n$,accuracy,deep cos (pub.),exact; hidden,$\\|h_L\\|$,$\\|g_L\\|$,growth,stab.,published,(b$'$)".split(",")
     body = []
     for r in rows:
         fired, n = r["counts"]["b'"]

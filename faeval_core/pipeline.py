@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import re
 import sys
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import zmq
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
+from traitlets import default
 
 from . import __version__, data
 from .config import suggest
@@ -146,6 +149,10 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
 class OwnKernel(AsyncKernelManager):
     """Starts the running interpreter, whatever kernelspecs this machine's users have installed under the name python3."""
 
+    @default("transport_encryption")
+    def _encrypt_where_possible(self):  # by default ipykernel warns, in every notebook's stderr, of plain-text local sockets
+        return "auto" if zmq.has("curve") else "disabled"
+
     @property
     def kernel_spec(self):
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
@@ -183,8 +190,12 @@ def execute(path: Path, passed: dict, out: Path, progress=True) -> dict | None:
     try:
         papermill.execute_notebook(
             source, target, passed, cwd=str(path.parent), kernel_name="python3", language="python", progress_bar=False,
-            kernel_manager_class=OwnKernel, record_timing=False, stderr_file=sys.stderr if progress else None,
+            kernel_manager_class=OwnKernel, shutdown_kernel="immediate", record_timing=False,
+            stderr_file=sys.stderr if progress else None,
         )  # fmt: skip
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # nbclient leaves a task behind, whose complaint says nothing new
+        raise
     except PapermillExecutionError:
         pass  # the copy holds the error
     except Exception as e:  # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
@@ -265,8 +276,9 @@ def told_outputs(parameters: dict, stem: str, folder: Path) -> list:
         return []
 
 
-def span(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
+def shown(path) -> str:
+    """A path as it is told: relative where it lies below the working directory."""
+    return str(Path(path).relative_to(Path.cwd())) if Path.cwd() in Path(path).parents else str(path)
 
 
 def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_back=False, root=None, progress=True) -> dict:
@@ -275,7 +287,8 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
     parameters: values for the notebooks' own parameters (dataset, device, train, ...); a name that no chosen notebook declares
     and a value of the wrong type raise ValueError before anything starts. train is False in the paper profile unless given.
     out: folder of the executed copies, default work/executed/<profile>. write_back: put the outputs of complete
-    notebooks into notebooks/*.ipynb (paper profile with its own parameters only). A failing notebook leaves the others running.
+    notebooks into notebooks/*.ipynb (paper profile with its own parameters only). progress=False prints neither times nor what
+    the notebooks write to stderr, so that the same outcome prints the same text. A failing notebook leaves the others running.
     """
     root = Path(root or repository()).resolve()
     given = {k: v for k, v in (parameters or {}).items() if v is not None}
@@ -286,6 +299,10 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     started, rows = time.monotonic(), []
+
+    def took(seconds):
+        return f" in {timedelta(seconds=round(seconds))}" if progress else ""
+
     for i, (path, passed, values) in enumerate(plan, 1):
         mark = f"[{i}/{len(plan)}] {path.stem}"
         print(f"{mark} ...", flush=True)
@@ -299,39 +316,42 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
             except ValueError as e:
                 error = {"cell": 0, "source": "", "error": str(e), "traceback": []}
         seconds = time.monotonic() - began
-        row = {"notebook": path.stem, "status": "failed" if error else "complete", "seconds": round(seconds, 1), "error": error}
-        row |= {"parameters": values, "executed": str(out / path.name), "outputs": told_outputs(values, path.stem, path.parent)}
+        row = {"name": path.stem, "status": "failed" if error else "complete", "seconds": round(seconds, 1), "error": error}
+        row |= {"parameters": values, "executed": str(out / path.name)}
+        row["outputs"] = [] if error else told_outputs(values, path.stem, path.parent)
         rows.append(row)
         if error:
-            print(f"{mark} FAILED in cell {error['cell']} after {span(seconds)}: {error['error']}")
+            print(f"{mark} FAILED in cell {error['cell']}{took(seconds)}: {error['error']}")
             print("".join(f"    {line}\n" for line in error["traceback"]), end="", flush=True)
             continue
-        print(f"{mark} complete in {span(seconds)}" + (", outputs written back" if changed else ""), flush=True)
+        print(f"{mark} complete{took(seconds)}" + (", outputs written back" if changed else ""), flush=True)
     places = {k: sorted({str((p.parent / v[k]).resolve()) for p, _, v in plan if k in v}) for k in FOLDERS}
     summaries, trouble = summarise(places["results"], root)
-    failed = [r["notebook"] for r in rows if r["status"] == "failed"] + (["summaries"] if trouble else [])
+    failed = [r["name"] for r in rows if r["status"] == "failed"] + (["summaries"] if trouble else [])
     manifest = {
         "profile": profile, "status": "failed" if failed else "complete", "failed": failed, "package": __version__,
         "python": sys.version.split()[0], "seconds": round(time.monotonic() - started, 1), **places, "executed": str(out),
         "summaries": summaries, "error": trouble, "notebooks": rows,
     }  # fmt: skip
     publish_json(out / "manifest.json", manifest)
-    for name in (*FOLDERS, "executed"):
-        print(f"{name:<9} {' '.join(places.get(name, [str(out)]))}")
-    print(f"manifest  {out / 'manifest.json'}")
+    for name, folders in (*places.items(), ("executed", [out])):
+        print(f"{name:<9} {' '.join(map(shown, folders))}")
+    print(f"manifest  {shown(out / 'manifest.json')}")
     complete = sum(r["status"] == "complete" for r in rows)
-    print(f"{complete} of {len(rows)} notebooks complete in {span(manifest['seconds'])}")
+    print(f"{complete} of {len(rows)} notebooks complete{took(manifest['seconds'])}")
     return manifest
 
 
 def summarise(results: list[str], root: Path):
     """(files written, what went wrong or None) of the summaries that span notebooks; the paper's from root/results alone."""
-    written, paper = [], root / "paper" if (root / "paper").is_dir() else None
+    written = []
     try:
-        from .tables import write_summaries
+        from . import latex, tables
 
-        for folder in results:
-            written.append(str(write_summaries(folder, paper if Path(folder) == root / "results" else None)))
+        for folder in map(Path, results):
+            written.append(str(tables.write_reproduction(folder)))
+            if folder == root / "results" and (root / "paper").is_dir():
+                latex.write(folder, root / "paper")
     except Exception as e:  # the notebooks' own results stand, whatever is wrong with the summaries
         trouble = " ".join(f"{type(e).__name__}: {e}".split())
         print(f"summaries FAILED: {trouble}", flush=True)

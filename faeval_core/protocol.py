@@ -49,13 +49,10 @@ def reference_valid(diagnosis: dict) -> bool | None:
         return None
     if min(diagnosis["twin"]) < TWIN_FLOOR:
         return False
-    for other in diagnosis["rescaled"].values():
-        pairs = list(zip(diagnosis["gamma"], other["gamma"]))
-        if any(b is None for _, b in pairs):
-            return None
-        if max(abs(a - b) for a, b in pairs) > RESCALE_DRIFT:
-            return False
-    return True
+    moved = diagnosis["rescaled"]["gamma"]
+    if None in moved:
+        return None
+    return max(abs(a - b) for a, b in zip(diagnosis["gamma"], moved)) <= RESCALE_DRIFT
 
 
 def fires(diagnosis: dict, accuracy: float | None = None, frozen: float | None = None) -> dict[str, bool | None]:

@@ -130,11 +130,6 @@ def source_map(results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["output", "notebook"])
 
 
-def write_summaries(results, paper=None) -> Path:
-    """Write results/reproduction.csv; with `paper`, the paper's generated macros and tables too."""
-    path = publish(Path(results) / "reproduction.csv", reproduction(results).to_csv(index=False, float_format="%.6g"))
-    if paper is not None:
-        from . import latex
-
-        latex.write(Path(results), Path(paper))
-    return path
+def write_reproduction(results) -> Path:
+    """Write results/reproduction.csv."""
+    return publish(Path(results) / "reproduction.csv", reproduction(results).to_csv(index=False, float_format="%.6g"))

@@ -80,7 +80,8 @@ class Ensemble:
         self.trained = [k for k in self.params if self.method.trains(k)]
         self.leaves = [{k: self.params[k][m].detach().requires_grad_() for k in self.trained} for m in range(len(self.configs))]
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in range(len(self.configs))]
-        groups = [{"params": list(leaf.values()), "lr": c.lr, "weight_decay": c.weight_decay} for leaf, c in zip(self.leaves, self.configs)]
+        both = zip(self.leaves, self.configs)
+        groups = [{"params": list(leaf.values()), "lr": c.lr, "weight_decay": c.weight_decay} for leaf, c in both]
         if self.configs[0].optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(groups, fused=True)
         else:

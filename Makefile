@@ -1,0 +1,40 @@
+# Each target makes the virtual environment first where it is missing or requirements.txt has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help reproduce test lint paper bench
+
+help:
+	@echo "make reproduce  every notebook on the embedded digits, from nothing, in minutes"
+	@echo "make test       lint, tests, and every notebook checked against its committed outputs, without training"
+	@echo "make paper      the PDF, from the committed results (needs LaTeX)"
+	@echo "make bench      speed and memory on this machine"
+	@echo "make lint       ruff alone"
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "faeval needs Python 3.11 or newer, not %s; try: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+reproduce: $(STAMP)
+	$(BIN)/python -m faeval_core reproduce --profile smoke
+
+lint: $(STAMP)
+	$(BIN)/ruff check faeval_core tests $(wildcard benchmarks)
+
+test: lint
+	$(BIN)/python -m pytest tests
+	FAEVAL_TRAIN=0 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+
+paper: $(STAMP)
+	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'
+	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: texlive-latex-extra latexmk); paper/generated is up to date" >&2; exit 1; }
+	cd paper && latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build main.tex
+	cp paper/build/main.pdf paper/main.pdf
+	@echo "paper/main.pdf"
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench.py

@@ -1,0 +1,126 @@
+"""One row of the benchmark, in a process of its own: an ensemble of faeval runs of one method.
+
+What it measures, for ensembles on random images in the shape of CIFAR-10:
+seconds per run-epoch, that is (steps of an epoch x (augmentation + step) + the epoch's draws + evaluation) / members, where
+the evaluation is what training.train does after an epoch (norms, the search for faults, test accuracy); the same data path with
+the members trained one after another; the floor (floor.py); and the peak memory of the process before the last two are built.
+Rounds of these alternate, so that a drift of the machine meets all of them; figures are means within a round and medians over
+rounds, and the spread is that of the step, (max - min) / median. It prints one line of JSON.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from floor import Floor
+
+from faeval_core.config import RunConfig
+from faeval_core.data import CIFAR_STATS, Dataset, Pixels
+from faeval_core.training import Ensemble, first_fault
+
+
+def machine(device):
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    try:
+        names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    except OSError:
+        names = []
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def synthetic(images, tests):
+    def split(n):
+        return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (n,))
+
+    return Dataset("synthetic", *split(images), *split(tests), tuple(map(str, range(10))), *CIFAR_STATS)
+
+
+def clock(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Timed:
+    """An ensemble whose epochs are cut short: `round` times some steps and one evaluation, and scales them to an epoch."""
+
+    def __init__(self, ensemble, device):
+        self.ensemble, self.device = ensemble, device
+
+    def round(self, steps):
+        e, device = self.ensemble, self.device
+        losses, marks = [], [clock(device)]
+        batches = e.batches()
+        next(batches)  # draws the epoch's permutations, crops and flips
+        marks.append(clock(device))
+        augment = step = 0.0
+        for i, (x, y) in enumerate(batches):
+            marks.append(clock(device))
+            losses.append(e.step(x, y))
+            marks.append(clock(device))
+            augment, step = augment + marks[-2] - marks[-3], step + marks[-1] - marks[-2]
+            if i + 1 == steps:
+                break
+        del batches, x, y
+        augment, step, draws = augment / steps, step / steps, marks[1] - marks[0]
+        start = clock(device)
+        e.epoch += 1
+        self.evaluate(torch.stack(losses))
+        evaluation = clock(device) - start
+        e.epoch -= 1
+        epoch = e.pixels.n // e.configs[0].batch_size * (augment + step) + draws + evaluation
+        return {
+            "sec_per_run_epoch": epoch / len(e.configs), "step_ms": step * 1e3, "augment_ms": augment * 1e3,
+            "eval_s": evaluation, "draws_s": draws,
+        }  # fmt: skip
+
+    def evaluate(self, losses):
+        e = self.ensemble
+        for m in range(len(e.configs)):
+            first_fault(e, m, losses, e.norms(m))
+            losses[:, m].mean().item(), e.accuracy(m)
+
+
+def measure(spec):
+    device, method, members, steps = spec["device"], spec["method"], spec["members"], spec["steps"]
+    torch.manual_seed(0)
+    pixels = Pixels(synthetic(spec["images"], spec["tests"]), device)
+    base = RunConfig(method, dataset="synthetic", width=spec["width"], depth=spec["depth"], batch_size=spec["batch"])
+    configs = [base.with_(seed=s) for s in range(members)]
+    ours = Timed(Ensemble(configs, pixels), device)
+    ours.round(spec["warmup"])
+    kib = 1 if sys.platform == "darwin" else 1024
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+
+    e = ours.ensemble
+    trained = sum(e.params[k][0].numel() for k in e.trained)
+    sizes = {"features": 3072, "width": base.width, "depth": base.depth, "batch": base.batch_size}
+    floor = Floor(method, members, trained, **sizes, device=device)
+    floor.time(max(1, spec["warmup"] // 2))
+    turn = [Timed(Ensemble([c], pixels), device) for c in configs[:3]] if members > 1 else []
+    for one in turn:
+        one.round(spec["warmup"])
+    rounds = []
+    for _ in range(spec["repeats"]):
+        row = ours.round(steps) | floor.time(steps)
+        if turn:
+            row["serial_s"] = statistics.mean(one.round(-(-steps // len(turn)))["sec_per_run_epoch"] for one in turn)
+        rounds.append(row)
+    middle = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "gemm_ms_by_kind"}
+    kinds = {k: statistics.median(r["gemm_ms_by_kind"][k] for r in rounds) for k in rounds[0]["gemm_ms_by_kind"]}
+    every = [r["step_ms"] for r in rounds]
+    return middle | {
+        "gemm_ms_by_kind": kinds, "spread": (max(every) - min(every)) / middle["step_ms"], "peak_mb": peak / 1e6,
+        "machine": machine(device), "driver": e.driver,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(sys.argv[1]))))

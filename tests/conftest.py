@@ -1,0 +1,114 @@
+"""Shared fixtures: a small image set registered through the public path, an empty store, one torch thread."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faeval_core import RunConfig, Store, data, diagnostics
+from faeval_core.config import stream
+from faeval_core.training import build, initial
+
+CLASSES = ("ant", "bee", "cat", "dog")
+TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
+
+
+def tiny(method="bp", **changes):
+    """A config that trains in a fraction of a second; 20 steps, since 1024 images make 10 whole batches of 100."""
+    values = {"dataset": "blobs", "width": 12, "depth": 3, "epochs": 2, "batch_size": 100, "seed": 1}
+    return RunConfig(method, **{**values, **changes})
+
+
+def member(cfg, image_shape=(3, 8, 8), classes=4, double=True):
+    """(method, model, params, state) of an untrained member, in float64 unless told otherwise."""
+    method, model = build(cfg, image_shape, classes)
+    p, s = initial(cfg, method)
+    if double:
+        p, s = ({k: v.double() for k, v in part.items()} for part in (p, s))
+    return method, model, p, s
+
+
+def probe(pixels, size=256):
+    """(x, y) of training images, float64."""
+    x, y = pixels.subset("train", size)
+    return x.double(), y
+
+
+def full(method, p, s, pixels):
+    """All diagnostics of one float32 member."""
+    p, s = ({k: v.float() for k, v in part.items()} for part in (p, s))
+    return diagnostics.diagnose(method, p, s, pixels.subset("test", 256), pixels.subset("train", 1024), stream(0, "rho"))
+
+
+def png(array):
+    """An array (H, W, 3) of uint8 as the bytes of a PNG file, which keeps every pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path, files):
+    """A tar archive of {name: bytes}; compressed where the suffix says so."""
+    suffix = path.suffix[1:]
+    with tarfile.open(path, f"w:{suffix}" if suffix in ("gz", "tgz", "xz") else "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def blob_images():
+    """{path: PNG} of four classes of 3x8x8 images: a colour pattern per class under strong noise."""
+    rng = np.random.default_rng(0)
+    pattern = rng.uniform(60, 190, (len(CLASSES), 8, 8, 3))
+    files = {}
+    for split, size in (("train", TRAIN), ("test", TEST)):
+        for i in range(size):
+            c = i % len(CLASSES)
+            pixels = np.clip(pattern[c] + rng.normal(0, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
+            files[f"blobs/{split}/{CLASSES[c]}/{i:04d}.png"] = png(pixels)
+    return files
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """$FAEVAL_DATA for the whole session, with the dataset 'blobs' registered in it from a tar archive."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAEVAL_DATA", str(folder / "home"))
+        patch.delenv("FAEVAL_TRAIN", raising=False)
+        data.register_images("blobs", write_tar(folder / "blobs.tar", blob_images()), progress=False)
+        yield folder / "home"
+
+
+@pytest.fixture(scope="session")
+def blobs(home):
+    return data.load("blobs")
+
+
+@pytest.fixture(scope="session")
+def pixels(blobs):
+    return data.Pixels(blobs)
+
+
+@pytest.fixture
+def batch(pixels):
+    """(x, y) of 32 images, float64."""
+    x, y = pixels.subset("train", 32)
+    return x.double(), y
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def scramble(p, seed=0, scale=0.3):
+    """Parameters far from the special values of an initial net: every entry moved by N(0, scale²)."""
+    g = stream(seed, "scramble")
+    return {k: v + scale * torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in p.items()}

@@ -1,0 +1,130 @@
+"""Mutation check: each one-line defect below, applied to a copy of the package, must make the tests beside it fail.
+
+    python tests/mutations.py                 all of them
+    python tests/mutations.py NAME NAME ...   only these
+
+Prints a table and exits 1 where a defect survives. The working tree is left alone.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE, TRAINING, DIAG = "methods/base.py", "training.py", "diagnostics.py"
+METHODS = "test_methods.py"
+SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
+COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
+
+MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
+    "credit-sign": (BASE, "loss + inner(fs, a[1:])", "loss - inner(fs, a[1:])", METHODS),
+    "credit-level": (BASE, "inner(fs, a[1:])", "inner(fs, a[:-1])", METHODS),
+    "no-batch-mean": (BASE, "inner(fs, a[1:]) / batch", "inner(fs, a[1:])", METHODS),
+    "no-detach": (BASE, "model.add(hs[-1], fs[-1]).detach()", "model.add(hs[-1], fs[-1])", METHODS),
+    "rms-axes": (BASE, '(-1,) if how == "sample_rms"', '(-1,) if how == "batch_rms"', METHODS),
+    "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
+    "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if", "fixed, hs, y, 1).detach() if", METHODS),
+    "error-sign": (BASE, "torch.softmax(logits, -1) - onehot", "torch.softmax(logits, -1) + onehot", METHODS),
+    "fa-transposed": ("methods/fa.py", 's["feedback"][l])', 's["feedback"][l].T)', METHODS),
+    "fa-level": ("methods/fa.py", "a[-1] @", "a[0] @", METHODS),
+    "dfa-scale": ("methods/dfa.py", "/ classes**0.5", "/ classes", "test_training.py::test_initial_weights_are_torchs_defaults"),
+    "frozen-thaws": ("methods/bp.py", 'and not name.startswith("blocks.")', "", METHODS),
+    "schedule": (TRAINING, "math.pi * self.epoch / cfg.epochs", "math.pi * (self.epoch + 1) / cfg.epochs", SCRIPT),
+    "shared-batches": (TRAINING, "pixels.draws(c.seed,", "pixels.draws(cfg.seed,", COMPANY),
+    "shared-lr": (TRAINING, 'group["lr"] = c.lr * factor', 'group["lr"] = cfg.lr * factor', COMPANY),
+    "flip-dropped": (TRAINING, "take[3] if cfg.augment else None", "None", SCRIPT),
+    "no-momentum": (TRAINING, 'group["momentum"] = cfg.momentum', 'group["momentum"] = 0.0', SCRIPT),
+    "no-decay": (TRAINING, '"weight_decay": c.weight_decay}', '"weight_decay": 0.0}', SCRIPT),
+    "strided-mean": (TRAINING, "losses[:, m].contiguous().mean()", "losses[:, m].mean()", "test_runs.py"),
+    "optimizer-lost": (TRAINING, "self.optimizer.state[leaf][key] = value.to(self.device)", "pass", "test_runs.py"),
+    "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
+    "mixed-checkpoints": ("runs.py", 'if all(kept) and len({meta["epoch"] for _, meta in kept}) == 1:',
+                          "if kept := [k for k in kept if k]:", "test_runs.py"),
+    "upstream-dropped": ("runs.py", "upstreams.append(kept[0] if kept else None)", "upstreams.append(None)", "test_runs.py"),
+    "crop-swapped": ("data.py", "dy * down + dx * right", "dx * down + dy * right", "test_data.py"),
+    "flip-vertical": ("data.py", "x.flip(-1)", "x.flip(-2)", "test_data.py"),
+    "seventh-crop": ("data.py", "torch.randint(0, 2 * PADDING + 1,", "torch.randint(0, 2 * PADDING,", "test_data.py"),
+    "cosine-clamped": (DIAG, "    u, v = u.double(), v.double()\n", "    return cosine_clamped(u.double(), v.double())\n",
+                       "test_diagnostics.py"),
+    "pearson-centre": (DIAG, "told - told.mean(0)", "told", "test_diagnostics.py"),
+    "gamma-level": (DIAG, 'defined_mean(cosine(a[l + 1], gs[l]))', "defined_mean(cosine(a[l], gs[l]))", "test_diagnostics.py"),
+    "norm-of-batch": (DIAG, "t.double().norm(dim=-1)", "t.double().norm(dim=0)", "test_diagnostics.py"),
+    "nudge-sign": (DIAG, "h - eta * step", "h + eta * step", "test_diagnostics.py"),
+    "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
+    "checksum": ("store.py", 'if record.checksum != raw["checksum"]:', "if False:", "test_store.py"),
+    "digest": ("store.py", 'if _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
+    "nan-in-json": ("files.py", "allow_nan=False", "allow_nan=True", "test_store.py"),
+    "torn-write": ("files.py", "os.replace(temporary, path)", "path.write_bytes(Path(temporary).read_bytes())", "test_store.py"),
+}  # fmt: skip
+
+
+def copied(folder):
+    """A copy of what the tests need, in `folder`."""
+    for part in ("faeval_core", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def text_of(root, name):
+    return (root / "faeval_core" / MUTATIONS[name][0]).read_text()
+
+
+def tests_fail(folder, tests) -> bool:
+    """Run tests of a copy in a forked process, which shares this one's imports of torch but not of faeval_core."""
+    log = folder / "log"
+    pid = os.fork()
+    if pid == 0:
+        with open(log, "w") as f:
+            os.dup2(f.fileno(), 1)
+            os.dup2(f.fileno(), 2)
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(folder / "tests")])
+        sys.path[:0] = [str(folder), str(folder / "tests")]
+        import faeval_core
+
+        assert Path(faeval_core.__file__).is_relative_to(folder)
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code not in (0, 1):  # 1: tests ran and failed; anything else is no verdict
+        sys.exit(f"pytest ended with code {code} on {tests}:\n{log.read_text()[-3000:]}")
+    return code == 1
+
+
+def main(names):
+    unknown = sorted(set(names) - set(MUTATIONS))
+    if unknown:
+        sys.exit(f"unknown mutations {unknown} (known: {', '.join(MUTATIONS)})")
+    names = names or list(MUTATIONS)
+    stale = [n for n in names if text_of(ROOT, n).count(MUTATIONS[n][1]) != 1]
+    if stale:
+        sys.exit(f"the old texts of {stale} no longer occur exactly once; bring MUTATIONS up to date")
+    survivors = []
+    with tempfile.TemporaryDirectory() as temporary:
+        if tests_fail(copied(Path(temporary, "sound").resolve()), sorted({MUTATIONS[n][3] for n in names})):
+            sys.exit(f"the tests fail without any mutation:\n{Path(temporary, 'sound', 'log').read_text()[-3000:]}")
+        for name in names:
+            started = time.perf_counter()
+            folder = copied(Path(temporary, name).resolve())
+            file, old, new, tests = MUTATIONS[name]
+            (folder / "faeval_core" / file).write_text(text_of(folder, name).replace(old, new))
+            caught = tests_fail(folder, [tests])
+            survivors += [] if caught else [name]
+            by = [line.split(" ")[1] for line in (folder / "log").read_text().splitlines() if line.startswith("FAILED")]
+            shutil.rmtree(folder)
+            verdict, seconds = "caught" if caught else "SURVIVED", time.perf_counter() - started
+            print(f"{name:20} {verdict:9}{seconds:6.1f} s  {' '.join(by)}", flush=True)
+    print(f"{len(names) - len(survivors)} of {len(names)} caught" + (f"; survived: {', '.join(survivors)}" if survivors else ""))
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    import pytest
+    import torch._dynamo
+    import torchvision  # noqa: F401
+
+    torch.set_num_threads(1)
+    sys.exit(main(sys.argv[1:]))

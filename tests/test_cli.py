@@ -1,0 +1,231 @@
+"""The command line, in process: what it prints, what it writes, how it ends."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import blob_images, write_tar
+
+from faeval_core import METHODS, RunConfig, Store, runs
+from faeval_core.__main__ import main
+from faeval_core.files import publish_json
+
+TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every command runs in an empty folder, so that the default `results` is not the repository's."""
+    monkeypatch.chdir(tmp_path)
+
+
+def study_file(store, notebook, configs):
+    rows = [{"id": c.id, "label": c.method, "status": "not run", "cost_seconds": 9, "config": c.to_dict()} for c in configs]
+    publish_json(store.root / "studies" / f"{notebook}.json", {"notebook": notebook, "runs": rows, "outputs": []})
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("", "required: COMMAND"),
+        ("reproduse", "unknown command 'reproduse'; did you mean 'reproduce'"),
+        ("reproduce --profile smok", "unknown profile 'smok'; did you mean 'smoke'"),
+        ("reproduce --profil smoke", "'--profil'; did you mean '--profile'"),
+        ("reproduce -p epochs", "'epochs' is not of the form name=value"),
+        ("run --method dfb", "unknown method 'dfb'; did you mean 'dfa'"),
+        ("run", "run needs --method (one or more of bp, "),
+        ("run --method bp --dataset digts", "unknown dataset 'digts'; did you mean 'digits'"),
+        ("run --method bp --epoch 3", "unknown argument of 'run' '--epoch'; did you mean '--epochs'"),
+        ("run --method bp --epochs three", "argument --epochs: invalid int value: 'three'"),
+        ("run --method bp --epochs 0", "epochs must be a whole number of at least 1, not 0"),
+        ("run --method bp --seeds 1,x", "'1,x' is not a comma-separated list of int values"),
+        ("run --method dfa --option feedback=2", "did you mean 'feedback_scale'"),
+        ("run --method bp --dataset digits --device cuda:x", "device"),
+        ("run --method bp --upstream bp-0", "unknown upstream run 'bp-0'"),
+        ("run --method bp --method-file rule.py", "--method-file rule.py is not a file"),
+        ("run --study 11_audit", "unknown study '11_audit'"),
+        ("run --study 11_audit --epochs 3", "leave out --epochs"),
+        ("audit dfb", "unknown method 'dfb'; did you mean 'dfa'"),
+        ("audit dfa --dataset digts", "unknown dataset 'digts'; did you mean 'digits'"),
+        ("data regster", "unknown action 'regster'; did you mean 'register'"),
+        ("data register digits .", "'digits' belongs to a built-in dataset"),
+        ("data register mine nowhere", "nowhere is neither a folder nor a tar archive"),
+        ("data register mine . --mean 0.5,0.5", "--mean needs three values"),
+        ("data register mine . --mean 0.5,0.5,0.5", "give --mean and --std together"),
+        ("data register mine . --siz 8", "did you mean '--size'"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, capsys):
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("faeval: error: ") and err.count("\n") == 1
+    assert told in err
+
+
+def test_no_traceback_from_the_shell():
+    done = subprocess.run([sys.executable, "-m", "faeval_core", "audit", "dfb"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "did you mean 'dfa'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "reproduce", "run", "status", "audit", "data", "data register"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0 and "usage: python -m faeval_core" in capsys.readouterr().out
+
+
+def test_run_trains_stores_and_shows(capsys):
+    line = ["run", "--method", "dfa,bp", "--seeds", "3,4", *TINY, "--results", "mine"]
+    assert main(line) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["method", "seed", "status", "accuracy", "||h_L||", "seconds"]
+    assert [r.split()[:3] for r in rows] == [[m, s, "complete"] for m in ("dfa", "bp") for s in "34"]
+    cfg = RunConfig("dfa", "digits", width=8, depth=2, epochs=1, augment=False, seed=4)
+    record = Store("mine").get(cfg)
+    assert rows[1].split()[3] == f"{record.accuracy:.4f}" and rows[1].split()[4] == f"{record.curves['h_norm'][-1][-1]:.3g}"
+    before = Store("mine").record_path(cfg).stat().st_mtime_ns
+    assert main(line) == 0 and Store("mine").record_path(cfg).stat().st_mtime_ns == before
+
+
+def test_run_takes_every_kind_of_field(monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "run", lambda configs, *a, **k: seen.extend(configs) or [None] * len(configs))
+    flags = "--seed 7 --lr 1e-2 --no-residual --credit-norm sample_rms --option feedback_scale=2 --diagnose 0,1 --batch-size 64"
+    assert main(["run", "--method", "dfa", *TINY, *flags.split()]) == 1  # nothing was trained
+    told = dict(seed=7, lr=0.01, residual=False, credit_norm="sample_rms", options={"feedback_scale": 2}, batch_size=64)
+    assert seen == [RunConfig("dfa", "digits", width=8, depth=2, epochs=1, augment=False, diagnose=(0, 1), **told)]
+
+
+def test_run_starts_from_an_upstream_run(capsys):
+    first = RunConfig("dfa", "digits", width=8, depth=2, epochs=1, augment=False)
+    assert main(["run", "--method", "dfa", *TINY]) == 0
+    assert main(["run", "--method", "bp", *TINY, "--upstream", first.id, "--upstream-epoch", "1"]) == 0
+    bp = RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False, upstream=first, upstream_epoch=1)
+    assert Store("results").get(bp).status == "complete"
+    assert main(["run", "--method", "bp", "--upstream", first.id[:-1]]) == 2
+    assert f"did you mean '{first.id}'" in capsys.readouterr().err
+
+
+def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
+    store = Store("results")
+    base = RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)
+    a, b, c = base, base.with_(seed=1), base.with_(seed=2)
+    runs.run([a], store, progress=False)
+    study_file(store, "11_audit", [a, b])
+    study_file(store, "12_mode1", [b, c])
+    far = base.with_(seed=5, epochs=50)
+    runs.run([far.with_(epochs=1)], store, progress=False)
+    store.save_tensors(store.checkpoint_path(far), {}, {"epoch": 25})
+    store.checkpoint_path(c).write_bytes(b"torn")
+
+    assert main(["status"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1][:5] == ["11_audit", "2", "1", "0", "1"] and lines[2][:5] == ["12_mode1", "2", "0", "0", "2"]
+    assert lines[3][:5] == ["total", "3", "1", "0", "2"]  # b counts once
+    assert ["in", "progress:", f"{far.id},", "checkpoint", "at", "epoch", "25"] in lines
+    assert any(f"{c.id}," in line and "damaged" in line for line in lines)
+
+    assert main(["run", "--study", "11_audit"]) == 0
+    out = capsys.readouterr().out
+    assert store.get(b) is not None and store.get(c) is None
+    assert out.splitlines()[1].split()[:3] == ["bp", "1", "complete"] and "--notebooks 11_audit" in out
+    assert main(["run", "--study", "11_audt"]) == 2 and "did you mean '11_audit'" in capsys.readouterr().err
+
+
+def test_status_counts_the_time_that_is_left(capsys):
+    """Half of a run is behind its checkpoint: what is left is half its cost, for which one finished run is the scale."""
+    store = Store("results")
+    base = RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)
+    (record,) = runs.run([base], store, progress=False)
+    record.provenance["seconds"] = 60.0
+    store.put(record)
+    far = base.with_(epochs=100)
+    study_file(store, "11_audit", [base, far])
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("1:40:00")
+    store.save_tensors(store.checkpoint_path(far), {}, {"epoch": 50})
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("0:50:00")
+
+
+def test_a_diverged_run_and_a_forbidden_one_are_shown_as_such(capsys, monkeypatch):
+    assert main(["run", "--method", "bp", *TINY, "--lr", "1e30", "--optimizer", "sgd"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["bp", "42", "diverged", "-"]
+    monkeypatch.setenv("FAEVAL_TRAIN", "0")
+    assert main(["run", "--method", "fa", *TINY]) == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[2:4] == ["not", "run"]
+
+
+RULE = """
+from faeval_core import LocalMethod, register
+
+@register
+class Half(LocalMethod):
+    name = "half"
+
+    def credit(self, p, s, hs, logits, y):
+        import torch
+        return torch.stack([0.5 * self.exact_credit(p, hs, y, l) for l in range(len(hs))])
+"""
+
+
+def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
+    (tmp_path / "my_rule.py").write_text(RULE)
+    try:
+        line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html"
+        assert main(line.split()) == 0
+    finally:
+        METHODS.pop("half", None)
+    assert "half" in capsys.readouterr().out.lower()
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+
+
+def test_data_register_and_list(tmp_path, capsys, home):
+    files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 40}
+    write_tar(tmp_path / "mine.tar.gz", files)
+    try:
+        assert main(["data", "register", "mine", "mine.tar.gz", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]) == 0
+        out = capsys.readouterr().out
+        assert main(["data", "list"]) == 0
+        listed = {line.split()[0]: line.split()[1:5] for line in capsys.readouterr().out.splitlines()}
+        train = sum("/train/" in k for k in files)
+        assert listed["mine"][:3] == [str(train), str(len(files) - train), "4"] and listed["mine"][3] in out
+        assert listed["digits"][:3] == ["1437", "360", "10"]
+    finally:
+        (home / "mine.safetensors").unlink(missing_ok=True)
+
+
+def test_ctrl_c_says_that_nothing_is_lost(capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run", interrupt)
+    assert main(["run", "--method", "bp", *TINY]) == 130
+    assert "continues from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(tmp_path, capsys):
+    folder = tmp_path / "results" / "records"
+    folder.mkdir(parents=True)
+    (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}))
+    assert main(["status"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("faeval: warning: record ") and err.count("\n") == 1
+
+
+def test_reproduce_ends_with_one_where_a_notebook_failed(monkeypatch):
+    from faeval_core import pipeline
+
+    asked = []
+
+    def fake(*args):
+        asked.append(args)
+        return {"failed": ["11_audit"]}
+
+    monkeypatch.setattr(pipeline, "reproduce", fake)
+    line = "reproduce --profile paper --notebooks 11_audit 12 --dataset digits --train"
+    assert main([*line.split(), *"-p epochs=3 -p seeds=1,2 -p label=a/b -p augment=false".split()]) == 1
+    parameters = {"epochs": 3, "seeds": [1, 2], "label": "a/b", "augment": False, "dataset": "digits", "train": True}
+    assert asked == [("paper", ["11_audit", "12"], parameters, None, False)]

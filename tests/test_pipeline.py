@@ -1,0 +1,261 @@
+"""The papermill sequence on tiny notebooks: mistakes found before launch, faults reported, copies written back byte for byte."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from faeval_core import pipeline
+
+PARAMETERS = """dataset = "cifar10-jpeg75"
+seeds = [42]
+epochs = 100
+lr = 0.1
+results = "../results"
+figures = "../figures"
+train = True"""
+RECORD = """
+import json, os, sys
+from pathlib import Path
+folder = Path(results) / "studies"
+folder.mkdir(parents=True, exist_ok=True)
+told = {"notebook": "STEM", "compared": [], "runs": [], "outputs": ["results/study/STEM.json"]}
+told["seen"] = [dataset, seeds, epochs, train, os.environ.get("FAEVAL_TRAIN"), sys.executable, os.getcwd()]
+(folder / "STEM.json").write_text(json.dumps(told))
+"""
+
+
+def notebook(root, stem, *sources, parameters=PARAMETERS, sentinel=True):
+    """root/notebooks/<stem>.ipynb with a parameters cell, a markdown cell, the given code and, at its end, the sentinel."""
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_markdown_cell("# A chapter")]
+    cells += [new_code_cell(s.replace("STEM", stem)) for s in sources]
+    if sentinel:
+        cells.append(new_code_cell(f'print("{stem}: done")'))
+    for i, cell in enumerate(cells):
+        cell.id = f"cell-{i}"
+    nb = new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    path = root / "notebooks" / f"{stem}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """(root, manifest) of a smoke run of six notebooks of which four go wrong, with the text it printed left to capture."""
+    root = tmp_path_factory.mktemp("faulty {repository}")
+    notebook(root, "01_good", RECORD)
+    notebook(root, "02_raises", "a = 1", "def inner():\n    return 1 / (a - 1)", "inner()", RECORD)
+    notebook(root, "03_killed", RECORD, "import os\nos.kill(os.getpid(), 9)")
+    notebook(root, "04_killed_last", 'import os\nprint("STEM: done", flush=True)\nos.kill(os.getpid(), 9)', sentinel=False)
+    notebook(root, "05_silent", RECORD, 'print("05_silent: done, almost")', sentinel=False)
+    notebook(root, "06_good", RECORD)
+    before = {p: p.read_bytes() for p in (root / "notebooks").iterdir()}
+    manifest = pipeline.reproduce("smoke", root=root, progress=False)
+    assert {p: p.read_bytes() for p in (root / "notebooks").iterdir()} == before, "execution must not touch the notebooks"
+    return root, manifest
+
+
+def row(manifest, stem):
+    return next(r for r in manifest["notebooks"] if r["name"] == stem)
+
+
+def test_failures_are_reported_and_the_rest_runs(faulty):
+    _, manifest = faulty
+    assert manifest["status"] == "failed"
+    assert manifest["failed"] == ["02_raises", "03_killed", "04_killed_last", "05_silent"]
+    assert [r["name"] for r in manifest["notebooks"] if r["status"] == "complete"] == ["01_good", "06_good"]
+
+
+def test_an_error_names_its_cell_and_shows_its_traceback(faulty):
+    error = row(faulty[1], "02_raises")["error"]
+    assert error["cell"] == 4 and error["source"] == "inner()"
+    assert error["error"] == "ZeroDivisionError: division by zero"
+    assert any("return 1 / (a - 1)" in line for line in error["traceback"]) and len(error["traceback"]) <= 15
+    assert "\x1b" not in "".join(error["traceback"])
+
+
+@pytest.mark.parametrize("stem, cell", [("03_killed", 3), ("04_killed_last", 2)])
+def test_a_killed_kernel_is_a_failure(faulty, stem, cell):
+    """Also where all that was asked for had been printed before."""
+    error = row(faulty[1], stem)["error"]
+    assert "os.kill" in error["source"] and error["cell"] == cell and "died" in error["error"].lower()
+
+
+def test_without_the_sentinel_a_notebook_is_not_complete(faulty):
+    assert "did not print '05_silent: done'" in row(faulty[1], "05_silent")["error"]["error"]
+
+
+def test_manifest_says_what_was_done(faulty):
+    root, manifest = faulty
+    out = root / "work" / "executed" / "smoke"
+    assert json.loads((out / "manifest.json").read_text()) == manifest
+    good = row(manifest, "01_good")
+    assert row(manifest, "05_silent")["outputs"] == []  # what a failed notebook wrote is not vouched for
+    assert good["outputs"] == ["results/study/01_good.json"] and good["error"] is None and good["seconds"] > 0
+    assert good["parameters"]["epochs"] == 4 and good["parameters"]["lr"] == 0.1
+    assert {p.name for p in out.glob("*.ipynb")} == {f"{r['name']}.ipynb" for r in manifest["notebooks"]}
+
+
+def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_results_alone(faulty):
+    import sys
+
+    root, manifest = faulty
+    seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text())["seen"]
+    assert seen == ["digits", [42, 123, 456], 4, True, None, sys.executable, str(root / "notebooks")]
+    assert not (root / "results").exists() and not (root / "figures").exists()
+    assert manifest["results"] == [str(root / "smoke" / "results")]
+    assert (root / "smoke" / "results" / "reproduction.csv").exists() and manifest["error"] is None
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Names of the notebooks that papermill was asked to run; none of them does."""
+    names = []
+    monkeypatch.setattr(pipeline.papermill, "execute_notebook", lambda source, *a, **k: names.append(source))
+    return names
+
+
+@pytest.mark.parametrize(
+    "profile, notebooks, parameters, message",
+    [
+        ("smok", None, {}, "unknown profile 'smok'; did you mean 'smoke'"),
+        ("smoke", ["11_audt"], {}, "unknown notebook '11_audt'; did you mean '11_audit'"),
+        ("smoke", None, {"epoch": 3}, "unknown notebook parameter 'epoch'; did you mean 'epochs'"),
+        ("smoke", ["12"], {"gamma": 1}, "unknown notebook parameter 'gamma'"),  # of 11_audit alone
+        ("smoke", None, {"epochs": 3.0}, "'epochs' of notebook 11_audit is of type int, like 100, not 3.0"),
+        ("smoke", None, {"epochs": True}, "'epochs' of notebook 11_audit is of type int"),
+        ("smoke", None, {"seeds": 42}, r"write seeds=\[42\]"),
+        ("smoke", None, {"seeds": ["42"]}, "is of type list"),
+        ("smoke", None, {"train": "yes"}, "is of type bool"),
+        ("smoke", None, {"dataset": "digts"}, "unknown dataset 'digts'; did you mean 'digits'"),
+        ("paper", None, {"device": "gpu"}, "unknown device 'gpu'"),
+    ],
+)
+def test_mistakes_are_found_before_launch(tmp_path, launched, profile, notebooks, parameters, message):
+    notebook(tmp_path, "11_audit", parameters=PARAMETERS + '\ngamma = None\ndevice = "auto"')
+    notebook(tmp_path, "12_mode1")
+    with pytest.raises(ValueError, match=message):
+        pipeline.reproduce(profile, notebooks, parameters, root=tmp_path)
+    assert not launched and not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("source", ["import os", "width = int(3)", "width: int", "width = depth = 3", "width = = 3", "%pylab"])
+def test_parameters_cells_hold_plain_literals(tmp_path, launched, source):
+    notebook(tmp_path, "11_audit", parameters=f"{PARAMETERS}\n{source}")
+    with pytest.raises(ValueError, match="parameters cell of 11_audit"):
+        pipeline.reproduce("smoke", root=tmp_path)
+    assert not launched
+
+
+def test_one_parameters_cell_is_needed(tmp_path):
+    path = notebook(tmp_path, "11_audit")
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[0].metadata.tags = []
+    nbformat.write(nb, path)
+    with pytest.raises(ValueError, match="11_audit has 0 code cells tagged 'parameters'"):
+        pipeline.reproduce("smoke", root=tmp_path)
+
+
+def test_a_value_goes_only_to_the_notebooks_that_declare_it(tmp_path):
+    notebook(tmp_path, "11_audit", parameters=PARAMETERS + "\ntable_epochs = 30\nsweep_depths = [2, 12]\ngamma = None")
+    notebook(tmp_path, "12_mode1", parameters='results = "../results"')
+    (_, audit, values), (_, mode1, _) = pipeline.prepare(tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7})
+    assert audit["gamma"] == 2 and audit["lr"] == 1 and audit["epochs"] == 7
+    assert audit["table_epochs"] == 4 and audit["sweep_depths"] == [2, 3]  # by the profile's `epochs` and `depths`
+    assert audit["results"] == str(tmp_path / "smoke" / "results") and values["seeds"] == [42, 123, 456]
+    assert mode1 == {"results": str(tmp_path / "smoke" / "results")}
+
+
+def test_paper_does_not_train_unless_asked(tmp_path):
+    notebook(tmp_path, "11_audit")
+    assert pipeline.prepare(tmp_path, "paper", None, {})[0][1] == {"train": False}
+    assert pipeline.prepare(tmp_path, "paper", None, {"train": True})[0][1] == {"train": True}
+
+
+@pytest.mark.parametrize("name", ["11_audit", "11_audit.ipynb", "11", "audit"])
+def test_notebooks_are_picked_by_stem_number_or_title(tmp_path, name):
+    for stem in ("12_mode1", "11_audit", "00_tour"):
+        notebook(tmp_path, stem)
+    assert [p.stem for p in pipeline.select(tmp_path, [name])] == ["11_audit"]
+    assert [p.stem for p in pipeline.select(tmp_path, ["mode1", "00"])] == ["00_tour", "12_mode1"]
+
+
+@pytest.mark.parametrize("folder", ["results", "results/sub", "figures"])
+def test_smoke_refuses_the_committed_folders(tmp_path, launched, folder):
+    notebook(tmp_path, "11_audit")
+    with pytest.raises(ValueError, match="smoke results must not land in"):
+        pipeline.reproduce("smoke", parameters={folder.split("/")[0]: str(tmp_path / folder)}, root=tmp_path)
+    notebook(tmp_path, "12_mode1", parameters="epochs = 3")
+    with pytest.raises(ValueError, match="12_mode1 has no parameter 'results'"):
+        pipeline.reproduce("smoke", root=tmp_path)
+    assert not launched
+
+
+def test_written_back_outputs_are_stable_bytes(tmp_path):
+    noisy = (
+        "import sys\nfrom IPython.display import HTML, display\n"
+        "for i in range(3):\n    print(i, flush=True)\n    print('progress', i, file=sys.stderr, flush=True)\n"
+        "display({'application/vnd.jupyter.widget-view+json': {'model_id': 'a1'}, 'text/plain': 'bar'}, raw=True)\n"
+        "display(HTML('<b>table</b>'))\nepochs + 1"
+    )
+    path = notebook(tmp_path, "11_audit", RECORD, noisy)
+    other = notebook(tmp_path, "12_mode1", "1 / 0")
+    source = nbformat.read(path, as_version=4)
+    untouched = other.read_bytes()
+
+    first = pipeline.reproduce("paper", write_back=True, root=tmp_path, progress=False)
+    after = path.read_bytes()
+    assert first["failed"] == ["12_mode1"] and other.read_bytes() == untouched
+    seen = json.loads((tmp_path / "results" / "studies" / "11_audit.json").read_text())["seen"]
+    assert seen[:5] == ["cifar10-jpeg75", [42], 100, False, "0"]  # training is forbidden twice over
+
+    nb = nbformat.reads(after.decode(), as_version=4)
+    assert [c.source for c in nb.cells] == [c.source for c in source.cells]
+    assert [c.metadata for c in nb.cells] == [c.metadata for c in source.cells] and nb.metadata == source.metadata
+    assert [c.get("execution_count") for c in nb.cells] == [1, None, 2, 3, 4]
+    stream, html, result = nb.cells[3].outputs
+    assert stream.name == "stdout" and stream.text == "0\n1\n2\n"
+    assert html.data["text/html"] == "<b>table</b>" and result.data["text/plain"] == "101" and result.execution_count == 3
+    assert nb.cells[4].outputs[0].text == "11_audit: done\n"
+
+    pipeline.reproduce("paper", ["11"], write_back=True, root=tmp_path, progress=False)
+    assert path.read_bytes() == after
+
+
+def test_write_back_is_for_the_committed_parameters_and_the_cells_that_ran(tmp_path, launched):
+    path = notebook(tmp_path, "11_audit")
+    for profile, parameters in (("smoke", {}), ("paper", {"epochs": 3})):
+        with pytest.raises(ValueError, match="written back"):
+            pipeline.reproduce(profile, parameters=parameters, write_back=True, root=tmp_path)
+    copy = notebook(tmp_path / "copy", "11_audit", "other = 1")
+    with pytest.raises(ValueError, match="does not hold the cells"):
+        pipeline.put_back(path, path.read_bytes(), copy)
+    with pytest.raises(ValueError, match="was edited while it ran"):
+        pipeline.put_back(path, b"older", path)
+    assert not launched
+
+
+def test_an_interrupted_sequence_leaves_no_manifest(tmp_path, monkeypatch):
+    notebook(tmp_path, "11_audit")
+    out = tmp_path / "work" / "executed" / "smoke"
+    out.mkdir(parents=True)
+    (out / "manifest.json").write_text("of an earlier run")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.papermill, "execute_notebook", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reproduce("smoke", root=tmp_path)
+    assert not (out / "manifest.json").exists()
+
+
+def test_a_copy_of_an_earlier_run_is_not_believed(tmp_path, launched):
+    """Papermill here returns without running anything, while a complete copy from before lies in the folder."""
+    notebook(tmp_path, "11_audit")
+    copy = notebook(tmp_path / "work" / "executed", "11_audit")
+    copy.rename(tmp_path / "work" / "11_audit.ipynb")
+    manifest = pipeline.reproduce("smoke", out=tmp_path / "work", root=tmp_path)
+    assert launched and manifest["failed"] == ["11_audit"]

@@ -1,0 +1,131 @@
+"""Runs through the store: divergence, interruption, resumption, and runs that start from other runs."""
+
+import pytest
+import torch
+from conftest import tiny
+
+from faeval_core import RunConfig, Store, run, runs
+from faeval_core.training import Ensemble
+
+
+def test_a_record_does_not_depend_on_company(tmp_path):
+    """The whole record, curves and diagnostics included."""
+    for method in ("bp", "fa"):
+        configs = [tiny(method, seed=s) for s in (1, 2, 3)]
+        together = run(configs, Store(tmp_path / "together"), progress=False)
+        alone = [run([c], Store(tmp_path / "alone"), progress=False)[0] for c in configs]
+        assert [r.checksum for r in together] == [r.checksum for r in alone]
+
+
+def test_a_diverging_member_leaves_its_siblings_intact(tmp_path):
+    """lr 1e38 overflows the weights in one step; credit of 1e30 overflows Adam's squares, which would stall unseen."""
+    bad = [tiny("dfa", seed=7, lr=1e38), tiny("dfa", seed=8, options={"feedback_scale": 1e30})]
+    good = [tiny("dfa", seed=s) for s in (1, 2)]
+    mixed = run([good[0], bad[0], good[1], bad[1]], Store(tmp_path / "a"), progress=False)
+    clean = run(good, Store(tmp_path / "b"), progress=False)
+    assert [r.status for r in mixed] == ["complete", "diverged", "complete", "diverged"]
+    assert [mixed[0].checksum, mixed[2].checksum] == [r.checksum for r in clean]
+    for r in (mixed[1], mixed[3]):  # the first step is finite: its loss is taken before the first update
+        assert r.fault["step"] >= 1 and r.fault["quantity"] and r.accuracy is None and r.final is None
+    assert mixed[1].fault == {"step": 1, "quantity": "train_loss"}
+    assert mixed[3].fault["quantity"].startswith("optimizer state of")
+
+
+@pytest.mark.parametrize("method, changes", [("bp", {"lr": 1e38}), ("bp", {"optimizer": "sgd", "lr": 1e30})])
+def test_a_run_that_diverges_alone_is_a_record_and_the_rest_goes_on(store, method, changes):
+    found = run([tiny(method, **changes), tiny("frozen", epochs=1)], store, progress=False)
+    assert [r.status for r in found] == ["diverged", "complete"]
+    assert run([tiny(method, **changes)], store, train=False) == found[:1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_ensemble_continues_to_the_same_records(store, tmp_path, monkeypatch, optimizer):
+    configs = [tiny("fa", epochs=5, seed=s, diagnose=(0, 1, 4), optimizer=optimizer, lr=0.01) for s in (1, 2)]
+    whole = run(configs, Store(tmp_path / "whole"), progress=False)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    real, begun = Ensemble.run_epoch, []
+
+    def epoch(self, fail_at=None):
+        begun.append(self.epoch)
+        if self.epoch == fail_at:
+            raise KeyboardInterrupt
+        return real(self)
+
+    for fail_at in (2, 4, None):
+        monkeypatch.setattr(Ensemble, "run_epoch", lambda self, at=fail_at: epoch(self, at))
+        if fail_at is None:
+            found = run(configs, store, progress=False)
+            continue
+        with pytest.raises(KeyboardInterrupt):
+            run(configs, store, progress=False)
+    assert begun == [0, 1, 2, 2, 3, 4, 4]  # every epoch once, plus the two interrupted ones
+    assert [r.checksum for r in found] == [r.checksum for r in whole]
+    assert not any(store.checkpoint_path(c).exists() for c in configs)
+
+
+def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkeypatch):
+    """A second process may publish or remove checkpoints between our plan and our reading of them."""
+    configs = [tiny("dfa", epochs=4, seed=s) for s in (1, 2)]
+    whole = run(configs, Store(tmp_path / "whole"), progress=False)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    real = Ensemble.run_epoch
+
+    def epoch(self):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(Ensemble, "run_epoch", epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(configs, store, progress=False)
+    monkeypatch.setattr(Ensemble, "run_epoch", real)
+    plan = runs.plan
+
+    def plan_then_lose(*args):
+        groups = plan(*args)
+        store.checkpoint_path(configs[1]).unlink()
+        return groups
+
+    monkeypatch.setattr(runs, "plan", plan_then_lose)
+    assert [r.checksum for r in run(configs, store, progress=False)] == [r.checksum for r in whole]
+
+
+# -- upstream -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_its_upstream_snapshot(pixels, store):
+    """Weights of the upstream run after the named epoch, and all else as in a run of its own seed."""
+    upstream = tiny("bp", epochs=4, seed=5)
+    cfg = tiny("fa", seed=6, upstream=upstream, upstream_epoch=3)
+    found = run([cfg], store, progress=False)[0]
+    assert store.get(upstream).checksum == run([upstream], Store(store.root / "b"), progress=False)[0].checksum
+    first = Ensemble([upstream], pixels)
+    for _ in range(3):
+        first.run_epoch()
+    start = {k: v.clone() for k, v in first.member(0)[0].items()}
+    ensemble = Ensemble([cfg], pixels, [start])
+    assert all(torch.equal(ensemble.member(0)[0][k], v) for k, v in start.items())
+    losses = [ensemble.run_epoch().mean().item() for _ in range(2)]
+    assert found.curves["train_loss"] == pytest.approx(losses, rel=1e-6)
+    with pytest.raises(ValueError, match="no matching weights"):
+        Ensemble([cfg.with_(width=8)], pixels, [start])
+
+
+def test_a_missing_upstream_snapshot_is_never_replaced_by_a_fresh_init(store):
+    """The upstream run diverges before the epoch that the second one starts from: there is nothing to start from."""
+    cfg = tiny("fa", upstream=tiny("bp", lr=1e38), upstream_epoch=2)
+    with pytest.warns(UserWarning, match="upstream"):
+        assert run([cfg], store, progress=False) == [None]
+
+
+def test_an_upstream_that_is_also_asked_for_trains_once(store, monkeypatch):
+    begun, real = [], Ensemble.run_epoch
+    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.configs[0].method) or real(self))
+    upstream = tiny("bp")
+    found = run([tiny("fa", upstream=upstream, upstream_epoch=2), upstream], store, progress=False)
+    assert begun == ["bp"] * 2 + ["fa"] * 2 and all(r.status == "complete" for r in found)
+
+
+def test_an_upstream_run_is_of_the_same_images():
+    with pytest.raises(ValueError, match="upstream.*digits|digits.*upstream"):
+        RunConfig("fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1)

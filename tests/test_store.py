@@ -1,0 +1,259 @@
+"""Identity of a run, validation, records, and the faults that a store must survive."""
+
+import json
+import math
+import multiprocessing
+import os
+import time
+
+import pytest
+import torch
+import victims
+from conftest import tiny
+
+from faeval_core import METHODS, RunConfig, RunRecord, Store, run, runs
+from faeval_core.files import publish
+from faeval_core.store import rounded
+
+# A server process that has imported everything once and forks the processes that these tests kill.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["faeval_core", "torch._dynamo"])
+
+
+# -- identity -----------------------------------------------------------------------------------------------------------
+
+
+def test_identity_is_of_the_values_that_differ_from_the_defaults():
+    """Spelling out defaults, the order of options and of epochs, and int for float change nothing."""
+    short, told = RunConfig("dfa"), RunConfig(**RunConfig("dfa").to_dict())
+    assert short.id == told.id and short == told and hash(short) == hash(told)
+    assert RunConfig("dfa", options={"feedback_scale": 1.0}).id == short.id
+    assert RunConfig("bp", lr=1, penalty=0).id == RunConfig("bp", lr=1.0).id
+    assert RunConfig("bp", diagnose=(5, 1, 5, 100)).id == RunConfig("bp", diagnose=(1, 5)).id
+    assert RunConfig.from_dict(json.loads(json.dumps(dict(reversed(short.to_dict().items()))))) == short
+    partial = {"method": "dfa", "seed": 42}  # as an older record may be, from before a field existed
+    assert RunConfig.from_dict(partial) == short
+
+
+def test_every_field_changes_the_identity(monkeypatch):
+    up = RunConfig("bp", epochs=9)
+    changes = {
+        "method": "fa", "dataset": "digits", "width": 8, "depth": 2, "terminal_ln": False, "residual": False, "seed": 1,
+        "epochs": 5, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.5,
+        "schedule": "constant", "augment": False, "labels": "random", "embedding": "init", "credit_norm": "batch_rms",
+        "penalty": 0.1, "penalty_h0": 0.1, "penalty_reduction": "mean", "options": {"feedback_scale": 2.0}, "diagnose": (1,),
+        "upstream": up, "upstream_epoch": 1,
+    }  # fmt: skip
+    assert set(changes) == set(RunConfig("dfa").to_dict()) - {"model"}  # one model so far
+    made, plain = [RunConfig("dfa")], RunConfig("dfa").id
+    for k, v in changes.items():
+        extra = {"upstream_epoch": 2} if k == "upstream" else {"upstream": up} if k == "upstream_epoch" else {}
+        made.append(RunConfig(**{"method": "dfa", k: v, **extra}))
+    made.append(RunConfig("dfa", upstream=up.with_(seed=2), upstream_epoch=1))
+    assert len({c.id for c in made}) == len(made) == len(set(made))
+    monkeypatch.setattr(METHODS["dfa"], "version", METHODS["dfa"].version + 1)
+    assert RunConfig("dfa").id != plain and plain.startswith("dfa-")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"method": "dfaa"}, "unknown method 'dfaa'; did you mean 'dfa'.*bp, dfa, fa, frozen"),
+        ({"model": "resmpl"}, "unknown model 'resmpl'; did you mean 'resmlp'"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'.*adamw, sgd"),
+        ({"embedding": "exactly"}, "did you mean 'exact'.*exact, init, rule"),
+        ({"credit_norm": "rms"}, "unknown credit_norm 'rms'.*batch_rms, raw, sample_rms"),
+        ({"options": {"feedback_scal": 2}}, "option of method 'dfa' 'feedback_scal'; did you mean 'feedback_scale'"),
+        ({"method": "bp", "options": {"feedback_scale": 2}}, "option of method 'bp' 'feedback_scale'"),
+        ({"lr": -1e-3}, "lr must be a finite number of at least 0, not -0.001"),
+        ({"lr": float("nan")}, "lr must be a finite number"), ({"penalty": float("inf")}, "penalty must be a finite number"),
+        ({"lr": "fast"}, "lr must be .*not 'fast'"), ({"weight_decay": True}, "weight_decay must be .*not True"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"), ({"epochs": 2.5}, "epochs must be .*not 2.5"),
+        ({"width": "64"}, "width must be .*not '64'"), ({"depth": True}, "depth must be .*not True"),
+        ({"epochs": 5, "diagnose": (6,)}, r"diagnose names epochs \[6\] outside 0..5"),
+        ({"upstream": RunConfig("bp", epochs=3), "upstream_epoch": 4}, "upstream_epoch 4 is outside 1..3"),
+        ({"method": "frozen", "penalty": 0.1}, "'frozen' does not train its blocks, so penalty must be 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_the_right_ones(values, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**{"method": "dfa", **values})
+
+
+def test_a_misspelt_field_or_dataset_is_named(store):
+    with pytest.raises(ValueError, match="unknown run parameter 'widht'; did you mean 'width'"):
+        RunConfig.from_dict({"method": "bp", "widht": 3})
+    with pytest.warns(UserWarning, match="1 runs are left out: .*'blobz'; did you mean 'blobs'"):
+        assert run([tiny(dataset="blobz")], store, progress=False) == [None]
+    with pytest.raises(ValueError, match="unknown device 'gpu0'; use auto, cpu or cuda"):
+        runs.resolve_device("gpu0")
+
+
+# -- records ------------------------------------------------------------------------------------------------------------
+
+
+def record(loss=0.5, status="complete", **changes):
+    curves = {"test_acc": [0.1, 0.2], "train_loss": [loss, 1e-11]}
+    return RunRecord(tiny("dfa", **changes), status, curves, {"2": {"rho": [None, 1.0]}}, None, {"seconds": 1.0})
+
+
+def test_record_round_trip(store):
+    made = record(upstream=tiny("bp"), upstream_epoch=1, diagnose=(0, 1))
+    path = store.put(made)
+    found = store.get(made.config)
+    assert found == made and found.checksum == made.checksum and found.accuracy == 0.2 and store.all() == [made]
+    raw = json.loads(path.read_text())
+    assert raw["id"] == made.config.id == path.stem and raw["config"]["width"] == 12
+    assert record(status="diverged").accuracy is None
+    made.provenance = {"seconds": 99.0}
+    assert made.checksum == found.checksum and record(loss=0.6).checksum != found.checksum  # timing is no science
+
+
+def test_nan_is_refused_and_rounding_makes_it_undefined(store):
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            store.put(record(loss=bad))
+        assert not list(store.root.rglob("*.json*"))
+    assert rounded({"a": [math.nan, math.inf, 1 / 3, -1e-11], "b": (1, "x", None)}) == {
+        "a": [None, None, 0.3333333, -1e-11], "b": [1, "x", None],
+    }  # fmt: skip
+
+
+def test_a_damaged_record_is_recomputed_with_a_warning(store):
+    cfg = tiny("dfa", epochs=1)
+    first = run([cfg], store, progress=False)[0]
+    path = store.record_path(cfg)
+    whole = path.read_text()
+    wrong = json.loads(whole)
+    wrong["curves"]["test_acc"][0] += 0.01  # one digit, otherwise valid
+    other = run([cfg.with_(seed=9)], store, progress=False)[0].to_json()
+    for damage in (whole[: len(whole) // 2], "", "[]", "null", "{}", whole[:-9] + "\xff", json.dumps(wrong), json.dumps(other)):
+        path.write_bytes(damage.encode("latin1"))
+        with pytest.warns(UserWarning, match="counts as missing"):
+            again = run([cfg], store, progress=False)[0]
+        assert again.checksum == first.checksum and store.get(cfg).checksum == first.checksum
+    path.write_text("{")
+    with pytest.warns(UserWarning, match="left out"):
+        assert [r.config.seed for r in store.all()] == [9]
+
+
+def test_reading_never_trains(store, monkeypatch):
+    cfg = tiny("bp", epochs=1)
+    assert run([cfg], store, train=False) == [None]
+    monkeypatch.setenv("FAEVAL_TRAIN", "0")
+    assert run([cfg], store) == [None] and not store.root.exists()
+    monkeypatch.delenv("FAEVAL_TRAIN")
+    made = run([cfg, cfg], store, progress=False)
+    monkeypatch.setenv("FAEVAL_TRAIN", "0")
+    monkeypatch.setattr(runs, "_train_missing", None)
+    assert run([cfg], store) == made[:1] == made[1:]
+
+
+# -- tensors ------------------------------------------------------------------------------------------------------------
+
+
+def test_tensors_round_trip_and_damage_is_seen(store):
+    tensors = {"param/a": torch.randn(3, 2), "opt/step": torch.tensor(5.0)}
+    path = store.checkpoint_path(tiny())
+    assert store.load_tensors(path) is None
+    store.save_tensors(path, tensors, {"epoch": 3})
+    found, meta = store.load_tensors(path)
+    assert meta["epoch"] == 3 and all(torch.equal(found[k], v) for k, v in tensors.items()) and len(found) == 2
+    whole = path.read_bytes()
+    for damage in (whole[:-1], whole[:40], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damage)
+        with pytest.warns(UserWarning, match="is damaged and is made anew"):
+            assert store.load_tensors(path) is None
+
+
+def interrupt(configs, store, monkeypatch, at):
+    """Train with a checkpoint after every epoch until Ctrl-C in epoch `at`."""
+    real = runs.Ensemble.run_epoch
+
+    def epoch(self):
+        if self.epoch == at:
+            raise KeyboardInterrupt
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(runs.Ensemble, "run_epoch", epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run(configs, store, progress=False)
+
+
+def test_a_damaged_checkpoint_costs_only_time(store, tmp_path, monkeypatch):
+    """One member's checkpoint is cut short: it starts over, the other continues, and both records are as ever."""
+    configs = [tiny("fa", epochs=3, seed=s) for s in (1, 2)]
+    whole = run(configs, Store(tmp_path / "whole"), progress=False)
+    interrupt(configs, store, monkeypatch, at=2)
+    path = store.checkpoint_path(configs[0])
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = run(configs, store, progress=False)
+    assert [r.checksum for r in found] == [r.checksum for r in whole]
+
+
+# -- kill -9 and races --------------------------------------------------------------------------------------------------
+
+
+def test_publishing_survives_kill_9(tmp_path):
+    """Killed at eight moments of a tight loop, the file is always one whole version."""
+    path = tmp_path / "record.json"
+    for k in range(8):
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process = PROCESSES.Process(target=victims.publish_for_ever, args=(path,))
+        process.start()
+        while process.is_alive() and (not path.exists() or path.stat().st_mtime_ns == before):
+            time.sleep(0.001)
+        time.sleep(0.0007 * k)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+        found = json.loads(path.read_text())
+        assert found["body"] == [found["i"]] * 20_000
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    """A full disk at the flush."""
+    path = publish(tmp_path / "a.json", "old")
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        publish(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two configs and their records from an uninterrupted run."""
+    configs = [tiny("dfa", epochs=3, seed=s) for s in (1, 2)]
+    return configs, [r.checksum for r in run(configs, Store(tmp_path_factory.mktemp("whole")), progress=False)]
+
+
+# Files of these two runs appear in this order: 1 the datasets' fingerprints; 2-3 and 4-5 checkpoints of epochs 1 and 2;
+# 6 weights and 7 record of the first run, 8 and 9 those of the second.
+@pytest.mark.parametrize("die_before, count", [("step", 5), ("step", 17)] + [("replace", n) for n in (1, 2, 3, 5, 6, 7, 8, 9)])
+def test_training_survives_kill_9(store, home, whole, die_before, count):
+    """Killed in a step, or with a file written but not yet in place, the next process gives the uninterrupted records."""
+    configs, wanted = whole
+    process = PROCESSES.Process(target=victims.train, args=(configs, store.root, home, 0.0, die_before, count))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+    assert [store.get(c) is not None for c in configs] == [die_before == "replace" and count > n for n in (7, 9)]
+    kept = count == 17 if die_before == "step" else 2 < count < 8  # of the first run, until its record is there
+    assert store.checkpoint_path(configs[0]).exists() == kept
+    assert [r.checksum for r in run(configs, store, progress=False)] == wanted
+
+
+def test_two_processes_may_race_on_one_key(store, home, whole):
+    """Both train the same runs into one store and remove each other's checkpoints: both end well, with the same records."""
+    configs, wanted = whole
+    racers = [PROCESSES.Process(target=victims.train, args=(configs, store.root, home, pause)) for pause in (0.01, 0.03)]
+    for process in racers:
+        process.start()
+    for process in racers:
+        process.join()
+        assert process.exitcode == 0
+    assert [store.get(c).checksum for c in configs] == wanted
+    assert not any(store.checkpoint_path(c).exists() for c in configs)

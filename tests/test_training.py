@@ -1,0 +1,209 @@
+"""The ensemble engine against an ordinary PyTorch script, and against itself: alone, in company, batched by vmap."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+from torch import nn
+
+from faeval_core import METHODS, data
+from faeval_core.training import Ensemble, build, initial
+
+SOLO = [  # what may differ inside one ensemble
+    tiny("dfa", seed=1, penalty=1e-2),
+    tiny("dfa", seed=2, penalty=1e-3, lr=3e-3),
+    tiny("dfa", seed=1, penalty=1e-2, options={"feedback_scale": 3.0}),
+    tiny("dfa", seed=3, penalty=1e-1, weight_decay=0.1, labels="random"),
+]
+
+
+# -- an independent script ----------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.ln, self.fc1, self.fc2 = nn.LayerNorm(d), nn.Linear(d, d), nn.Linear(d, d)
+
+    def forward(self, h):
+        return self.fc2(F.gelu(self.fc1(self.ln(h))))
+
+
+class Net(nn.Module):
+    def __init__(self, features, d, depth, classes):
+        super().__init__()
+        self.embed = nn.Linear(features, d)
+        self.blocks = nn.ModuleList(Block(d) for _ in range(depth))
+        self.readout = nn.ModuleDict({"ln": nn.LayerNorm(d), "head": nn.Linear(d, classes)})
+
+    def head(self, h):
+        return self.readout["head"](self.readout["ln"](h))
+
+
+def script_batches(cfg, pixels, epoch):
+    """Batches of one epoch from the images themselves: pad, crop, flip and normalise one image at a time."""
+    images = pixels.data
+    order, dys, dxs, flips = pixels.draws(cfg.seed, epoch, cfg.augment)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.mean, images.std))
+    for i in range(0, len(order) - cfg.batch_size + 1, cfg.batch_size):
+        xs = []
+        for j in range(i, i + cfg.batch_size):
+            image = F.pad(images.train_x[order[j]], (4, 4, 4, 4))[:, dys[j] : dys[j] + 8, dxs[j] : dxs[j] + 8]
+            image = torch.flip(image, (2,)) if flips[j] else image
+            xs.append((image / 255 - mean) / std)
+        yield torch.stack(xs), images.train_y[order[i : i + cfg.batch_size]]
+
+
+def script_credit(cfg, net, feedback, h, logits, y):
+    e = torch.softmax(logits, 1) - F.one_hot(y, logits.shape[1])
+    if cfg.method == "dfa":
+        a = [e @ b for b in feedback]
+    else:
+        top = h.detach().requires_grad_()
+        a = [torch.autograd.grad(F.cross_entropy(net.head(top), y, reduction="sum"), top)[0]]
+        for b in reversed(list(feedback)):
+            a.insert(0, a[0] @ b)
+    if cfg.credit_norm == "sample_rms":
+        a = [v / (v.pow(2).mean(1, keepdim=True).sqrt() + 1e-6) for v in a]
+    return a
+
+
+def script(cfg, pixels):
+    """Weights after training by a plain loop: one torch optimiser and one torch scheduler per block."""
+    torch_net = Net(192, cfg.width, cfg.depth, 4)
+    params, state = initial(cfg, build(cfg, (3, 8, 8), 4)[0])
+    torch_net.load_state_dict(params)
+    parts = [torch_net.embed, *torch_net.blocks, torch_net.readout]
+    trained = [p for p in parts if not (cfg.method == "frozen" and isinstance(p, Block))]
+    trained = [p for p in trained if not (cfg.embedding == "init" and p is torch_net.embed)]
+    if cfg.optimizer == "adamw":
+        optimisers = [torch.optim.AdamW(p.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay) for p in trained]
+    else:
+        wd, mu = cfg.weight_decay, cfg.momentum
+        optimisers = [torch.optim.SGD(p.parameters(), lr=cfg.lr, weight_decay=wd, momentum=mu) for p in trained]
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, cfg.epochs) for o in optimisers if cfg.schedule == "cosine"]
+    for epoch in range(cfg.epochs):
+        for x, y in script_batches(cfg, pixels, epoch):
+            torch_net.zero_grad()
+            if cfg.method in ("bp", "frozen"):
+                h, penalty = torch_net.embed(x.flatten(1)), 0
+                for block in torch_net.blocks:
+                    f = block(h)
+                    h, penalty = h + f, penalty + cfg.penalty * f.pow(2).sum(1).mean()
+                (F.cross_entropy(torch_net.head(h), y) + penalty).backward()
+            else:
+                h0 = torch_net.embed(x.flatten(1))
+                fs, h = [], h0.detach()
+                for block in torch_net.blocks:
+                    fs.append(block(h))
+                    h = (h + fs[-1]).detach()
+                logits = torch_net.head(h)
+                F.cross_entropy(logits, y).backward()
+                a = script_credit(cfg, torch_net, state["feedback"], h, logits.detach(), y)
+                if cfg.embedding == "rule":
+                    (h0 * a[0].detach()).sum(1).mean().backward()
+                for l, f in enumerate(fs):
+                    ((f * a[l + 1].detach()).sum(1) + cfg.penalty * f.pow(2).sum(1)).mean().backward()
+                if cfg.method == "fa":  # the credit's own graph leaves a gradient on the readout; it is not used
+                    assert a[-1].requires_grad is False
+            for o in optimisers:
+                o.step()
+        for s in schedulers:
+            s.step()
+    return {k: v.detach() for k, v in torch_net.state_dict().items()}
+
+
+def trained(configs, pixels, **kwargs):
+    """Parameters of each member after all its epochs."""
+    ensemble = Ensemble(configs, pixels, **kwargs)
+    for _ in range(configs[0].epochs):
+        losses = ensemble.run_epoch()
+    assert losses.shape == (10, len(configs))
+    return [ensemble.member(m)[0] for m in range(len(configs))]
+
+
+def apart(found, wanted):
+    """Largest difference of a weight, relative to the largest weight of its tensor."""
+    return max(((found[k] - v).abs().max() / v.abs().max().clamp_min(1e-3)).item() for k, v in wanted.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "bp"}, {"method": "frozen"}, {"method": "dfa"}, {"method": "fa"},
+        {"method": "bp", "penalty": 1e-2}, {"method": "dfa", "penalty": 1e-2, "embedding": "init"},
+        {"method": "fa", "credit_norm": "sample_rms", "schedule": "constant", "augment": False},
+        {"method": "bp", "optimizer": "sgd", "lr": 0.05}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)  # fmt: skip
+@pytest.mark.parametrize("driver", ["loop", "vmap"])
+def test_twenty_steps_equal_a_plain_torch_script(pixels, changes, driver):
+    cfg = tiny(**changes)
+    found, start = trained([cfg], pixels, driver=driver)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
+    wanted = script(cfg, pixels)
+    assert apart(found, wanted) < 1e-5
+    moved = [k for k in wanted if not torch.equal(wanted[k], start[k])]
+    assert len(moved) >= 4 and min(apart({k: start[k]}, {k: wanted[k]}) for k in moved) > 1e-3
+
+
+def test_initial_weights_are_torchs_defaults():
+    """Linear: U(±1/√fan_in); second block Linear N(0, 0.01²), or N(0, 0.5²) without the residual add, zero bias."""
+    for residual, std in ((True, 0.01), (False, 0.5)):
+        p = initial(tiny(width=64, residual=residual), build(tiny(width=64, residual=residual), (3, 8, 8), 4)[0])[0]
+        assert p["blocks.1.fc2.weight"].std().item() == pytest.approx(std, rel=0.05) and not p["blocks.1.fc2.bias"].any()
+        for name, fan in (("embed", 192), ("blocks.0.fc1", 64), ("readout.head", 64)):
+            for part in ("weight", "bias"):
+                assert p[f"{name}.{part}"].abs().max() <= fan**-0.5
+            assert p[f"{name}.weight"].std().item() == pytest.approx((3 * fan) ** -0.5, rel=0.15)
+    feedback = initial(tiny("dfa", width=64), build(tiny("dfa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
+    assert feedback.shape == (4, 4, 64) and feedback.std().item() == pytest.approx(4**-0.5, rel=0.1)
+    feedback = initial(tiny("fa", width=64), build(tiny("fa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
+    assert feedback.shape == (3, 64, 64) and feedback.std().item() == pytest.approx(64**-0.5, rel=0.05)
+
+
+# -- company ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels):
+    alone = [trained([c], pixels)[0] for c in SOLO]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0]):
+        for m, found in zip(order, trained([SOLO[m] for m in order], pixels)):
+            assert all(torch.equal(found[k], v) for k, v in alone[m].items())
+    assert all(apart(alone[0], other) > 1e-3 for other in alone[1:])  # each of the differing values has an effect
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_agrees_with_the_loop(pixels, method):
+    configs = [tiny(method, seed=s, lr=lr, penalty_h0=1e-3) for s, lr in ((1, 1e-3), (2, 2e-3), (3, 1e-3))]
+    for a, b in zip(trained(configs, pixels, driver="loop"), trained(configs, pixels, driver="vmap")):
+        assert apart(a, b) < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_agrees_with_cpu(blobs, pixels, method):
+    cuda = trained([tiny(method)], data.Pixels(blobs, "cuda"))[0]
+    assert apart({k: v.cpu() for k, v in cuda.items()}, trained([tiny(method)], pixels)[0]) < 1e-4
+
+
+def test_only_values_may_differ_in_one_ensemble():
+    """Equal signatures may train together: values, but not shapes, recipes or which terms are active."""
+    base = tiny("dfa", penalty=1e-2)
+    for c in [*SOLO, base.with_(momentum=0.5), base.with_(penalty=1.0)]:
+        assert c.signature == base.signature
+    for change in ({"width": 16}, {"depth": 2}, {"epochs": 3}, {"penalty": 0.0}, {"penalty_h0": 1.0}, {"momentum": 0.0}):
+        assert base.with_(**change).signature != base.signature
+    assert base.with_(method="fa").signature != base.signature and base.with_(embedding="init").signature != base.signature
+
+
+def test_cosine_schedule_per_epoch(pixels):
+    """η_t = η/2 (1 + cos(π t/T)) for epoch t = 0..T-1: full at first, never zero."""
+    ensemble = Ensemble([tiny(epochs=4, lr=0.1)], pixels)
+    seen = []
+    for _ in range(4):
+        ensemble.run_epoch()
+        seen.append(ensemble.optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)])

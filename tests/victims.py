@@ -1,0 +1,35 @@
+"""What the processes run that the tests kill. Imports little, since each of them is a fresh process."""
+
+import os
+import signal
+import time
+
+import torch
+
+from faeval_core import Store, run, runs
+from faeval_core.files import publish_json
+
+
+def publish_for_ever(path):
+    for i in range(10**9):
+        publish_json(path, {"i": i, "body": [i] * 20_000})
+
+
+def train(configs, root, home, pause=0.0, die_before=None, count=0):
+    """Train with a checkpoint after each epoch; SIGKILL just before the count-th 'step' or 'replace' (of a file)."""
+    os.environ["FAEVAL_DATA"] = str(home)
+    torch.set_num_threads(1)
+    runs.CHECKPOINT_SECONDS = -1
+    owner, name = {"step": (runs.Ensemble, "step"), "replace": (os, "replace"), None: (time, "sleep")}[die_before]
+    real, calls = getattr(owner, name), []
+
+    def counted(*args):
+        calls.append(args)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    setattr(owner, name, counted)
+    epoch = runs.Ensemble.run_epoch
+    runs.Ensemble.run_epoch = lambda self: (time.sleep(pause), epoch(self))[1]
+    run(configs, Store(root), progress=False)
