@@ -89,6 +89,13 @@ class RunConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name in ("terminal_ln", "residual", "augment"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        for name in ("seed", "upstream_epoch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
         for name in ("lr", "weight_decay", "momentum", "penalty", "penalty_h0"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -98,11 +105,17 @@ class RunConfig:
         for name in self.options:
             if name not in known:
                 raise ValueError(suggest(f"option of method {self.method!r}", name, known))
-        object.__setattr__(self, "options", {**known, **self.options})
+        given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in self.options.items()}
+        for name, value in given.items():
+            if type(value) is not type(known[name]):
+                raise ValueError(f"option {name} of method {self.method!r} is like {known[name]!r}, not {value!r}")
+        object.__setattr__(self, "options", {**known, **given})
         wrong = [e for e in self.diagnose if not 0 <= e <= self.epochs]
         if wrong:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
+        if self.upstream is None and self.upstream_epoch:
+            raise ValueError(f"upstream_epoch {self.upstream_epoch} is given without an upstream run")
         if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
         if self.upstream is not None and self.upstream.dataset != self.dataset:

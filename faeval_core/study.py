@@ -35,18 +35,22 @@ class Study:
         self.store = Store(self.results)
         figures.use_style()
 
-    def run(self, arms: dict[str, list[RunConfig]]) -> dict[str, list]:
-        """Label -> records of its configs; a run that the store lacks and that is not trained now is left out."""
+    def run(self, arms: dict) -> dict:
+        """Arm -> records of its configs; a run that the store lacks and that is not trained now is left out.
+
+        arms: label, or tuple of the words of a label, -> configs.
+        """
         flat = [c for configs in arms.values() for c in configs]
         found = dict(zip((c.id for c in flat), runs.run(flat, self.store, train=self.train, device=self.device)))
         known = [r for r in found.values() if r is not None]
-        for label, configs in arms.items():
+        for arm, configs in arms.items():
+            label = arm if isinstance(arm, str) else " ".join(map(str, arm))
             for c in configs:
                 record = found[c.id]
                 cost = 0.0 if record else round(runs.cost_seconds(c, known))
                 status = record.status if record else "not run"
                 self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
-        return {label: [found[c.id] for c in configs if found[c.id] is not None] for label, configs in arms.items()}
+        return {arm: [found[c.id] for c in configs if found[c.id] is not None] for arm, configs in arms.items()}
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run, with the cost of the latter."""
@@ -55,7 +59,7 @@ class Study:
         told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records"
         told += f", {sum(r['status'] == 'diverged' for r in rows)} diverged"
         if lacking:
-            labels = ", ".join(dict.fromkeys(r["label"] for r in lacking))
+            labels = "; ".join(dict.fromkeys(r["label"] for r in lacking))
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
 
@@ -70,6 +74,8 @@ class Study:
     def compare(self, experiment, condition, metric, values, calibrated=False):
         """Set our values (one per seed) beside the reference row (experiment, condition, metric)."""
         mean, sd, n = stats.mean_sd(values)
+        if metric in tables.DECADES and n:
+            mean, sd = tables.geometric(values), None
         row = {"experiment": experiment, "condition": condition, "metric": metric}
         self.compared.append({**row, "value": mean, "sd": sd, "n": n, "calibrated": calibrated})
 

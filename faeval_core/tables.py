@@ -24,10 +24,16 @@ def pm(values, digits=3) -> str:
     return "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
+def geometric(values) -> float | None:
+    """Geometric mean of the positive values, None without any."""
+    logs = [math.log(v) for v in values if v]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
 def magnitude(values) -> str:
-    """Geometric mean over seeds as a power of ten, '2e+08', or '—'."""
-    known = [v for v in values if v]
-    return f"{math.exp(sum(map(math.log, known)) / len(known)):.0e}" if known else "—"
+    """Geometric mean over seeds to one digit, '2e+08', or '—'."""
+    found = geometric(values)
+    return "—" if found is None else f"{found:.0e}"
 
 
 def audit_rows(arms: dict, baseline: str = "frozen") -> list[dict]:
