@@ -13,6 +13,7 @@ import json
 import os
 import tarfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -213,7 +214,7 @@ class Pixels:
     """A dataset on a device: augmented training batches and the normalised test set."""
 
     def __init__(self, data: Dataset, device="cpu"):
-        self.data, self.device = data, torch.device(device)
+        self.data, self.device, self.subsets = data, torch.device(device), {}
         self.padded = F.pad(data.train_x, (PADDING,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
         s, edge = self.padded.stride(), 2 * PADDING
@@ -250,5 +251,12 @@ class Pixels:
     def subset(self, split: str, size: int):
         """A fixed random subset without augmentation, the same for every run: the first `size` of one permutation."""
         x, y = (self.data.train_x, self.data.train_y) if split == "train" else (self.data.test_x, self.data.test_y)
-        keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
-        return self.normalise(x[keep].to(self.device)), y[keep].to(self.device)
+        if (split, size) not in self.subsets:
+            keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
+            self.subsets[split, size] = self.normalise(x[keep].to(self.device)), y[keep].to(self.device)
+        return self.subsets[split, size]
+
+    @cached_property
+    def test(self):
+        """The normalised test set, (x, y)."""
+        return self.normalise(self.data.test_x.to(self.device)), self.data.test_y.to(self.device)

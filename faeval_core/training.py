@@ -156,18 +156,12 @@ class Ensemble:
     @torch.no_grad()
     def accuracy(self, m):
         p, _ = self.member(m)
-        x, y = self._test()
+        x, y = self.pixels.test
         hits = 0
         for i in range(0, len(y), EVAL_CHUNK):
             h = self.model.states(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))[-1]
             hits += (self.model.readout(p, h).argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
         return hits / len(y)
-
-    def _test(self):
-        if not hasattr(self.pixels, "test"):
-            data = self.pixels.data
-            self.pixels.test = self.pixels.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
-        return self.pixels.test
 
     def probe(self, split):
         available = len(self.pixels.data.test_y if split == "test" else self.pixels.data.train_y)
