@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -68,12 +69,11 @@ def _train_missing(configs, images, store, device, progress):
     store.check_dataset(images)
     pixels = data.Pixels(images, device)
     for upstream, epochs in _upstream_needs(configs, store):
-        snapshots = {upstream.id: epochs}
         if _can_start(upstream, store):
-            _train_group([upstream], pixels, store, snapshots, max(epochs) if store.get(upstream) else None, progress)
+            _train_group([upstream], pixels, store, progress, epochs, max(epochs) if store.get(upstream) else None)
     configs = [c for c in configs if store.get(c) is None and _can_start(c, store)]
     for group in plan(configs, store, MAX_MEMBERS[device.type]):
-        _train_group(group, pixels, store, {}, None, progress)
+        _train_group(group, pixels, store, progress)
 
 
 def _upstream_needs(configs, store):
@@ -110,21 +110,25 @@ def plan(configs, store, most) -> list[list[RunConfig]]:
     return groups
 
 
-def _train_group(configs, pixels, store, snapshots, stop, progress):
-    """Train one ensemble to its end (or to epoch `stop`, for snapshots alone) and store what it gives."""
+def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
+    """Train one ensemble to its end (or to epoch `stop`, for snapshots alone) and store what it gives.
+
+    wanted: epochs whose weights are kept as snapshots, beside the last one's.
+    """
     upstreams = []
     for c in configs:
         kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
         upstreams.append(kept[0] if kept else None)
     ensemble = Ensemble(configs, pixels, upstreams)
     members = [fresh_progress() for _ in configs]
-    if stop is None and not snapshots:
-        kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
-        # a second process may have moved on since the plan was made: members of unequal epochs start afresh
-        if all(kept) and len({meta["epoch"] for _, meta in kept}) == 1:
-            for m, (tensors, meta) in enumerate(kept):
-                ensemble.restore(m, tensors, meta["epoch"])
-                members[m] = meta["progress"]
+    kept = [store.load_tensors(store.checkpoint_path(c)) if stop is None else None for c in configs]
+    epochs = {meta["epoch"] for _, meta in filter(None, kept)}
+    # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
+    # upstream run whose checkpoint is past a snapshot that is wanted of it.
+    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=math.inf):
+        for m, (tensors, meta) in enumerate(kept):
+            ensemble.restore(m, tensors, meta["epoch"])
+            members[m] = meta["progress"]
     bar = tqdm(
         total=(stop or configs[0].epochs) * len(configs), initial=ensemble.epoch * len(configs), disable=not progress,
         desc=f"{configs[0].method} ×{len(configs)}", unit=" run-epoch", leave=False, mininterval=1 if sys.stderr.isatty() else 30,
@@ -139,10 +143,13 @@ def _train_group(configs, pixels, store, snapshots, stop, progress):
             "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
 
+    def snapshot(c, tensors, epoch):
+        weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
+        store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})
+
     def on_member(c, tensors, result):
         if tensors is not None:
-            weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
-            store.save_tensors(store.snapshot_path(c, c.epochs), weights, {"epoch": c.epochs})
+            snapshot(c, tensors, c.epochs)
         if stop is None:
             science = {k: rounded(result.get(k)) for k in ("status", "curves", "diagnostics", "fault")}
             store.put(RunRecord(c, **science, provenance=provenance(result["seconds"])))
@@ -150,19 +157,16 @@ def _train_group(configs, pixels, store, snapshots, stop, progress):
 
     def on_checkpoint(ensemble, members):
         nonlocal saved
-        bar.update(ensemble.epoch * len(configs) - bar.n)
-        due = time.monotonic() - saved > CHECKPOINT_SECONDS and ensemble.epoch < configs[0].epochs and stop is None
+        epoch = ensemble.epoch
+        bar.update(epoch * len(configs) - bar.n)
+        due = time.monotonic() - saved > CHECKPOINT_SECONDS and epoch < configs[0].epochs and stop is None
         for m, c in enumerate(ensemble.configs):
-            if not due and ensemble.epoch not in snapshots.get(c.id, ()):
-                continue
-            tensors = ensemble.export(m)
+            tensors = ensemble.export(m) if due or epoch in wanted else {}
             if due:
-                store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": ensemble.epoch, "progress": rounded(members[m])})
-            if ensemble.epoch in snapshots.get(c.id, ()):
-                weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
-                store.save_tensors(store.snapshot_path(c, ensemble.epoch), weights, {"epoch": ensemble.epoch})
-        if due:
-            saved = time.monotonic()
+                store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": epoch, "progress": rounded(members[m])})
+            if epoch in wanted:
+                snapshot(c, tensors, epoch)
+        saved = time.monotonic() if due else saved
 
     with bar:
         train(ensemble, members, on_member=on_member, on_checkpoint=on_checkpoint, stop=stop)
