@@ -92,8 +92,7 @@ def test_manifest_says_what_was_done(faulty):
     out = root / "work" / "executed" / "smoke"
     assert json.loads((out / "manifest.json").read_text()) == manifest
     good = row(manifest, "01_good")
-    assert row(manifest, "05_silent")["outputs"] == []  # what a failed notebook wrote is not vouched for
-    assert good["outputs"] == ["results/study/01_good.json"] and good["error"] is None and good["seconds"] > 0
+    assert good["error"] is None and good["seconds"] > 0
     assert good["parameters"]["epochs"] == 4 and good["parameters"]["lr"] == 0.1
     assert {p.name for p in out.glob("*.ipynb")} == {f"{r['name']}.ipynb" for r in manifest["notebooks"]}
 
@@ -105,8 +104,8 @@ def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_resul
     seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text())["seen"]
     assert seen == ["digits", [42, 123, 456], 4, True, None, sys.executable, str(root / "notebooks")]
     assert not (root / "results").exists() and not (root / "figures").exists()
-    assert manifest["results"] == [str(root / "smoke" / "results")]
-    assert (root / "smoke" / "results" / "reproduction.csv").exists() and manifest["error"] is None
+    assert manifest["results"] == str(root / "smoke" / "results")
+    assert (root / "smoke" / "results" / "reproduction.csv").exists()
 
 
 @pytest.fixture
@@ -124,11 +123,11 @@ def launched(monkeypatch):
         ("smoke", ["11_audt"], {}, "unknown notebook '11_audt'; did you mean '11_audit'"),
         ("smoke", None, {"epoch": 3}, "unknown notebook parameter 'epoch'; did you mean 'epochs'"),
         ("smoke", ["12"], {"gamma": 1}, "unknown notebook parameter 'gamma'"),  # of 11_audit alone
-        ("smoke", None, {"epochs": 3.0}, "'epochs' of notebook 11_audit is of type int, like 100, not 3.0"),
-        ("smoke", None, {"epochs": True}, "'epochs' of notebook 11_audit is of type int"),
-        ("smoke", None, {"seeds": 42}, r"write seeds=\[42\]"),
-        ("smoke", None, {"seeds": ["42"]}, "is of type list"),
-        ("smoke", None, {"train": "yes"}, "is of type bool"),
+        ("smoke", None, {"epochs": 3.0}, "'epochs' of notebook 11_audit must be like 100, not 3.0"),
+        ("smoke", None, {"epochs": True}, "'epochs' of notebook 11_audit must be like 100"),
+        ("smoke", None, {"seeds": 42}, r"must be like \[42\], not 42"),
+        ("smoke", None, {"seeds": ["42"]}, "must be like"),
+        ("smoke", None, {"train": "yes"}, "must be like True"),
         ("smoke", None, {"dataset": "digts"}, "unknown dataset 'digts'; did you mean 'digits'"),
         ("paper", None, {"device": "gpu"}, "unknown device 'gpu'"),
     ],
@@ -144,7 +143,7 @@ def test_mistakes_are_found_before_launch(tmp_path, launched, profile, notebooks
 @pytest.mark.parametrize("source", ["import os", "width = int(3)", "width: int", "width = depth = 3", "width = = 3", "%pylab"])
 def test_parameters_cells_hold_plain_literals(tmp_path, launched, source):
     notebook(tmp_path, "11_audit", parameters=f"{PARAMETERS}\n{source}")
-    with pytest.raises(ValueError, match="parameters cell of 11_audit"):
+    with pytest.raises(ValueError, match="11_audit.ipynb needs .* of lines `name = plain literal`"):
         pipeline.reproduce("smoke", root=tmp_path)
     assert not launched
 
@@ -154,18 +153,18 @@ def test_one_parameters_cell_is_needed(tmp_path):
     nb = nbformat.read(path, as_version=4)
     nb.cells[0].metadata.tags = []
     nbformat.write(nb, path)
-    with pytest.raises(ValueError, match="11_audit has 0 code cells tagged 'parameters'"):
+    with pytest.raises(ValueError, match="11_audit.ipynb needs exactly one cell tagged 'parameters'"):
         pipeline.reproduce("smoke", root=tmp_path)
 
 
 def test_a_value_goes_only_to_the_notebooks_that_declare_it(tmp_path):
     notebook(tmp_path, "11_audit", parameters=PARAMETERS + "\ntable_epochs = 30\nsweep_depths = [2, 12]\ngamma = None")
-    notebook(tmp_path, "12_mode1", parameters='results = "../results"')
+    folders = {"results": "../smoke/results", "figures": "../smoke/figures"}
+    notebook(tmp_path, "12_mode1", parameters='results = "../results"\nfigures = "../figures"\ntrain = True')
     (_, audit, values), (_, mode1, _) = pipeline.prepare(tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7})
     assert audit["gamma"] == 2 and audit["lr"] == 1 and audit["epochs"] == 7
     assert audit["table_epochs"] == 4 and audit["sweep_depths"] == [2, 3]  # by the profile's `epochs` and `depths`
-    assert audit["results"] == str(tmp_path / "smoke" / "results") and values["seeds"] == [42, 123, 456]
-    assert mode1 == {"results": str(tmp_path / "smoke" / "results")}
+    assert values["seeds"] == [42, 123, 456] and mode1 == {**folders, "train": True}
 
 
 def test_paper_does_not_train_unless_asked(tmp_path):
@@ -188,7 +187,7 @@ def test_smoke_refuses_the_committed_folders(tmp_path, launched, folder):
     with pytest.raises(ValueError, match="smoke results must not land in"):
         pipeline.reproduce("smoke", parameters={folder.split("/")[0]: str(tmp_path / folder)}, root=tmp_path)
     notebook(tmp_path, "12_mode1", parameters="epochs = 3")
-    with pytest.raises(ValueError, match="12_mode1 has no parameter 'results'"):
+    with pytest.raises(ValueError, match="12_mode1 lacks parameters that every notebook needs: figures, results, train"):
         pipeline.reproduce("smoke", root=tmp_path)
     assert not launched
 
@@ -230,10 +229,8 @@ def test_write_back_is_for_the_committed_parameters_and_the_cells_that_ran(tmp_p
         with pytest.raises(ValueError, match="written back"):
             pipeline.reproduce(profile, parameters=parameters, write_back=True, root=tmp_path)
     copy = notebook(tmp_path / "copy", "11_audit", "other = 1")
-    with pytest.raises(ValueError, match="does not hold the cells"):
-        pipeline.put_back(path, path.read_bytes(), copy)
     with pytest.raises(ValueError, match="was edited while it ran"):
-        pipeline.put_back(path, b"older", path)
+        pipeline.put_back(path, copy)
     assert not launched
 
 
