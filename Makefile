@@ -27,7 +27,7 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest tests
-	FAEVAL_TRAIN=0 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	FAEVAL_TRAIN=0 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks reproduce_all.ipynb
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'

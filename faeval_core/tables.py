@@ -11,6 +11,8 @@ import pandas as pd
 from . import protocol
 from .figures import title
 from .files import publish
+from .methods import METHODS
+from .methods.bp import BP
 from .stats import diff_in_se, mean_sd
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference_results.csv"
@@ -44,7 +46,9 @@ def audit_rows(arms: dict, baseline: str = "frozen") -> list[dict]:
         judged = protocol.verdict(records, arms.get(baseline, ()))
         row = {"method": label, "n": len(records), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done]}
         for name in ("hidden", "with_top", "published", "published_exact"):
-            row[f"deep_cos_{name}"] = [protocol.deep_cos(r.final)[name] for r in done]
+            # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
+            read = "hidden" if records and issubclass(METHODS[records[0].config.method], BP) else name
+            row[f"deep_cos_{name}"] = [protocol.deep_cos(r.final)[read] for r in done]
         row |= {k: [r.final[k][-1] for r in done] for k in ("h_norm", "g_norm", "sensitivity")}
         row |= {k: [r.final[k] for r in done] for k in ("growth", "stability")}
         row |= {"twin_min": [min(r.final["twin"]) if None not in r.final["twin"] else None for r in done]}
