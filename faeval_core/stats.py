@@ -31,8 +31,8 @@ class Interval:
 
     def __str__(self):
         if self.n < 2:
-            return f"{self.mean:.4g} (n={self.n}, no interval)"
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
+            return f"{self.mean:.3g} (n={self.n}, no interval)"
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
 
 
 def interval(values) -> Interval | None:
