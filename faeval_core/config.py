@@ -81,26 +81,19 @@ class RunConfig:
     upstream_epoch: int = 0
 
     def __post_init__(self):
-        for name, valid in CHOICES.items():
-            value = getattr(self, name)
-            if value not in valid:
-                raise ValueError(suggest(name, value, valid))
-        for name in ("width", "depth", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        for name in ("terminal_ln", "residual", "augment"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name in ("seed", "upstream_epoch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
-        for name in ("lr", "weight_decay", "momentum", "penalty", "penalty_h0"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
-            object.__setattr__(self, name, float(value))
+        for f in dataclasses.fields(self):
+            name, value, kind = f.name, getattr(self, f.name), type(f.default)
+            least = 0 if name in ("seed", "upstream_epoch") else 1
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(suggest(name, value, CHOICES[name]))
+            if kind is bool and type(value) is not bool:
+                raise ValueError(f"{name} must be True or False, not {value!r}")
+            if kind is int and (type(value) is not int or value < least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            if kind is float:
+                if type(value) not in (int, float) or not 0 <= value < float("inf"):
+                    raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
+                object.__setattr__(self, name, float(value))
         known = METHODS[self.method].options
         for name in self.options:
             if name not in known:
