@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,8 +109,3 @@ class Study:
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
     """One config per seed."""
     return [base.with_(seed=s, **changes) for s in values]
-
-
-def source(obj) -> str:
-    """Source text of a method or function, for a notebook to show."""
-    return inspect.getsource(obj)

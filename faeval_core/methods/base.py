@@ -82,7 +82,7 @@ class Method:
 class LocalMethod(Method):
     """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on CE of sg(h_L).
 
-    A rule of your own is a subclass with a `credit`. Set `levels` where it cannot assign credit to each level.
+    A rule of your own is a subclass with a `credit`.
     """
 
     def surrogate(self, p, s, x, y):
