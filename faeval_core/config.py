@@ -22,9 +22,10 @@ CHOICES = {
     "embedding": ("rule", "init", "exact"),
     "credit_norm": ("raw", "sample_rms", "batch_rms"),
     "penalty_reduction": ("sum", "mean"),
+    "rule": ("inner", "target", "cosine"),
 }
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = ("seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "upstream")
+MEMBER_FIELDS = ("seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "upstream", "eta", "clip")
 
 
 def suggest(kind: str, value, valid) -> str:
@@ -41,14 +42,30 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def checked_options(owner: str, known: dict, given: dict) -> dict:
+    """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
+    for name in given:
+        if name not in known:
+            raise ValueError(suggest(f"option of {owner}", name, known))
+    given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in given.items()}
+    for name, value in given.items():
+        if type(value) is not type(known[name]):
+            raise ValueError(f"option {name} of {owner} is like {known[name]!r}, not {value!r}")
+    return {**known, **given}
+
+
 @dataclass(frozen=True, eq=False)
 class RunConfig:
     """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
 
-    Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS; `options` are that method's own.
+    Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS and `model` one in MODELS; `options` and
+    `model_options` are their own.
     embedding: 'rule' (the method's own rule), 'init' (left at its random initialisation) or 'exact' (BP's gradient).
     credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms').
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
+    rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
+    clip: largest norm of each block's gradient; 0 leaves it as it is.
+    train_net=False fits the method's auxiliary net alone, on the states of a fixed model.
     diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
     upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init.
     """
@@ -75,6 +92,11 @@ class RunConfig:
     penalty: float = 0.0
     penalty_h0: float = 0.0
     penalty_reduction: str = "sum"
+    rule: str = "inner"
+    eta: float = 0.1
+    clip: float = 0.0
+    train_net: bool = True
+    model_options: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     diagnose: tuple = ()
     upstream: RunConfig | None = None
@@ -94,15 +116,8 @@ class RunConfig:
                 if type(value) not in (int, float) or not 0 <= value < float("inf"):
                     raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
                 object.__setattr__(self, name, float(value))
-        known = METHODS[self.method].options
-        for name in self.options:
-            if name not in known:
-                raise ValueError(suggest(f"option of method {self.method!r}", name, known))
-        given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in self.options.items()}
-        for name, value in given.items():
-            if type(value) is not type(known[name]):
-                raise ValueError(f"option {name} of method {self.method!r} is like {known[name]!r}, not {value!r}")
-        object.__setattr__(self, "options", {**known, **given})
+        for key, owner in (("options", f"method {self.method!r}"), ("model_options", f"model {self.model!r}")):
+            object.__setattr__(self, key, checked_options(owner, self._defaults(key), getattr(self, key)))
         wrong = [e for e in self.diagnose if not 0 <= e <= self.epochs]
         if wrong:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
@@ -113,7 +128,11 @@ class RunConfig:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
         if self.upstream is not None and self.upstream.dataset != self.dataset:
             raise ValueError(f"upstream run is of dataset {self.upstream.dataset!r}, this one of {self.dataset!r}")
+        MODELS[self.model].check(self)
         METHODS[self.method].check(self)
+
+    def _defaults(self, key):
+        return METHODS[self.method].options if key == "options" else MODELS[self.model].options
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -137,11 +156,13 @@ class RunConfig:
     def id(self) -> str:
         """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
-        method = METHODS[self.method]
         told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
-        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
+        for key in ("options", "model_options"):
+            told[key] = {k: v for k, v in getattr(self, key).items() if v != self._defaults(key)[k]}
+        if not told["model_options"]:
+            del told["model_options"]
         told["upstream"] = self.upstream.id if self.upstream else None
-        text = json.dumps([told, method.version], sort_keys=True)
+        text = json.dumps([told, METHODS[self.method].version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def __eq__(self, other):
@@ -151,15 +172,18 @@ class RunConfig:
         return hash(self.id)
 
     def with_(self, **changes) -> RunConfig:
-        """A copy with changes; a change of method drops the options of the old one."""
-        if changes.get("method", self.method) != self.method:
-            changes.setdefault("options", {})
+        """A copy with changes; a change of method or model drops the options of the old one."""
+        for owner, key in (("method", "options"), ("model", "model_options")):
+            if changes.get(owner, getattr(self, owner)) != getattr(self, owner):
+                changes.setdefault(key, {})
         return dataclasses.replace(self, **changes)
 
     @property
     def signature(self) -> str:
         """Runs with equal signatures differ in values only and can train as one ensemble."""
         values = {k: v for k, v in self.to_dict().items() if k not in MEMBER_FIELDS}
-        values["options"] = {k: v for k, v in self.options.items() if k not in METHODS[self.method].member_options}
-        values["active"] = [self.penalty > 0, self.penalty_h0 > 0, self.momentum > 0]
+        method = METHODS[self.method]
+        values["options"] = {k: v for k, v in self.options.items() if k not in method.member_options}
+        switches = [self.penalty, self.penalty_h0, self.momentum, *(self.options[k] for k in method.gates)]
+        values["active"] = [v > 0 for v in switches]
         return json.dumps(values, sort_keys=True)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
+from . import synthetic
 from .config import stream, suggest
 from .files import publish
 
@@ -121,7 +122,7 @@ def registered() -> list[str]:
 
 
 def known_datasets() -> list[str]:
-    return ["digits", *TORCHVISION, *registered()]
+    return ["digits", *TORCHVISION, *synthetic.NAMES, *registered()]
 
 
 _loaded: dict[str, Dataset] = {}
@@ -134,6 +135,8 @@ def load(name: str) -> Dataset:
             _loaded[name] = _digits()
         elif name in TORCHVISION:
             _loaded[name] = _torchvision(name)
+        elif synthetic.is_synthetic(name):
+            _loaded[name] = Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), (0.0,), (1 / 255,))
         elif name in registered():
             _loaded[name] = _cached(name)
         else:

@@ -7,8 +7,12 @@ a_{l+1} here, against the gradient at that block's input, g_l. Undefined values 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+
+from .methods.base import rms
 
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
 DIRECTIONS = 32
@@ -44,30 +48,32 @@ def gradients(method, p, x, y):
         h0 = model.embed({k: v.detach() for k, v in p.items()}, x).requires_grad_()
         hs = model.states(p, h0)
         logits = model.readout(p, hs[-1])
-        gs = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum") / BATCH, hs)
+        gs = torch.autograd.grad(model.losses(logits, y).sum() / BATCH, hs)
     return [h.detach() for h in hs], logits.detach(), gs
 
 
 def sample_losses(method, p, h, y, start):
     model = method.model
-    return F.cross_entropy(model.readout(p, model.states(p, h, start)[-1]), y, reduction="none")
+    return model.losses(model.readout(p, model.states(p, h, start)[-1]), y)
 
 
-def rho(method, p64, hs, credit, y, generator):
-    """Per level: mean over the batch of each sample's Pearson correlation, over 32 random unit directions v, of
-    <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
-    out = []
+def rho(method, p64, hs, credits, y, generator) -> list[list]:
+    """For each of `credits`, per level: mean over the batch of each sample's Pearson correlation, over 32 random unit directions
+    v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
+    out = [[] for _ in credits]
     for l, h in enumerate(hs):
         v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
-        v = v / v.norm(dim=-1, keepdim=True)
+        flat = v.flatten(2)
+        v = v / flat.norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
         base = sample_losses(method, p64, h, y, l)
         true = torch.stack([sample_losses(method, p64, h + EPS_RHO * u, y, l) - base for u in v])
-        told = EPS_RHO * (v * credit[l]).sum(-1)
-        true, told = true - true.mean(0), told - told.mean(0)
+        true = true - true.mean(0)
         true = true / true.abs().amax(0)  # scale out: correlations of 1e-150 must not underflow
-        told = told / told.abs().amax(0)
-        r = (true * told).sum(0) / (true.norm(dim=0) * told.norm(dim=0))
-        out.append(defined_mean(r))
+        for credit, found in zip(credits, out):
+            told = EPS_RHO * (v * credit[l]).flatten(2).sum(-1)
+            told = told - told.mean(0)
+            told = told / told.abs().amax(0)
+            found.append(defined_mean((true * told).sum(0) / (true.norm(dim=0) * told.norm(dim=0))))
     return out
 
 
@@ -77,7 +83,7 @@ def nudges(method, p64, hs, credit, y, eta=ETA_NUDGE):
     for l, h in enumerate(hs):
         a = credit[l]
         base = sample_losses(method, p64, h, y, l)
-        unit = a / a.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-300)
+        unit = a / rms(a, tuple(range(1, a.ndim))).clamp_min(1e-300)
         for step, out in ((unit, normed), (a, raw)):
             out.append((sample_losses(method, p64, h - eta * step, y, l) - base).mean().item())
     return normed, raw
@@ -91,20 +97,25 @@ def stability(method, p, x, y):
     for i in range(STABILITY_BATCHES):
         part = slice(i * BATCH, (i + 1) * BATCH)
         _, _, gs = gradients(method, p, x[part], y[part])
-        directions.append(gs[method.model.depth // 2].double().mean(0))
+        directions.append(gs[method.model.depth // 2].double().mean(0).flatten())
     c = cosine(torch.stack(directions)[:, None], torch.stack(directions)[None])
     return defined_mean(c[~torch.eye(len(directions), dtype=bool, device=c.device)])
 
 
-def median_norm(t):
-    return t.double().norm(dim=-1).median().item()
+def position_norms(method, t):
+    """L2 over features of every position of every sample."""
+    return method.model.vectors(t).double().norm(dim=-1)
+
+
+def median_norm(method, t):
+    return position_norms(method, t).median().item()
 
 
 def norms(method, p, x, y):
     """The cheap part, for every epoch: medians of ‖h_l‖ and ‖g_l‖ over the batch, growth."""
     hs, _, gs = gradients(method, p, x, y)
-    h = [median_norm(t) for t in hs]
-    return {"h_norm": h, "g_norm": [median_norm(g) for g in gs], "growth": growth(h)}
+    h = [median_norm(method, t) for t in hs]
+    return {"h_norm": h, "g_norm": [median_norm(method, g) for g in gs], "growth": growth(h)}
 
 
 def growth(h_norm):
@@ -121,14 +132,24 @@ def alignment(method, p, s, x, y):
     """Γ_l exact and clamped, in the net as it is, from its own precision's gradients and training-time feedback."""
     hs, logits, gs = gradients(method, p, x, y)
     a = credit_of(method, p, s, x, y, hs, logits)
-    levels = range(method.model.depth + 1)
+    same = [(a[l], gs[l]) for l in range(method.model.depth + 1)]
+    block = [(a[l + 1], gs[l]) for l in range(method.model.depth)]
     return {
-        "gamma": [defined_mean(cosine(a[l], gs[l])) for l in levels],
-        "gamma_clamped": [cosine_clamped(a[l], gs[l]).mean().item() for l in levels],
-        "gamma_block": [defined_mean(cosine(a[l + 1], gs[l])) for l in levels[:-1]],
-        "gamma_block_clamped": [cosine_clamped(a[l + 1], gs[l]).mean().item() for l in levels[:-1]],
-        "credit_rms": [a[l].double().square().mean().sqrt().item() for l in levels],
+        "gamma": [gamma(method, u, g) for u, g in same],
+        "gamma_clamped": [gamma(method, u, g, cosine_clamped) for u, g in same],
+        "gamma_block": [gamma(method, u, g) for u, g in block],
+        "gamma_block_clamped": [gamma(method, u, g, cosine_clamped) for u, g in block],
+        "credit_rms": [u.double().square().mean().sqrt().item() for u, _ in same],
     }
+
+
+def gamma(method, credit, g, cos=cosine):
+    """Mean cosine of credit and gradient over the positions whose gradient is not zero; None where undefined, or of two sizes."""
+    if credit.shape != g.shape:
+        return None
+    u, v = method.model.vectors(credit), method.model.vectors(g)
+    found = cos(u, v)
+    return defined_mean(found[v.abs().amax(-1) > 0] if u.shape[1] > 1 else found)
 
 
 def update_alignment(method, p, s, step, x, y):
@@ -139,8 +160,9 @@ def update_alignment(method, p, s, step, x, y):
         scalar, _ = method.surrogate(leaves, s, x, y)
         own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
         model = method.model
-        loss = F.cross_entropy(model.readout(leaves, model.states(leaves, model.embed(leaves, x))[-1]), y)
-        exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
+        top = model.states(leaves, model.embed(leaves, x, {}), stats={})[-1]
+        loss = model.losses(model.readout(leaves, top), y).mean()
+        exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
     parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
     trained = {k for k in p if method.trains(k) and own[k] is not None}
 
@@ -149,7 +171,7 @@ def update_alignment(method, p, s, step, x, y):
         for part in parts:
             names = [k for k in direction if k.startswith(part) and k in trained]
             u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
-            c = cosine(torch.cat(u), torch.cat(v)).item() if names else float("nan")
+            c = cosine(torch.cat(u), torch.cat(v)).item() if names else math.nan
             out.append(None if c != c else c)
         return out
 
@@ -166,7 +188,7 @@ def rescaled(method, p, s, x, y, logits):
     found = alignment(method, q, s, x, y)
     kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
     change = (logits - others).abs().max().item()
-    return {"factor": RESCALE, "g_norm": [median_norm(g) for g in gs], "logit_change": change, **kept}
+    return {"factor": RESCALE, "g_norm": [median_norm(method, g) for g in gs], "logit_change": change, **kept}
 
 
 def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
@@ -180,25 +202,32 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     s64 = {k: v.double() if v.is_floating_point() else v for k, v in s.items()}
     hs64, logits64, gs64 = gradients(method, p64, x.double(), y)
     a64 = credit_of(method, p64, s64, x.double(), y, hs64, logits64)
-    h_norm = [median_norm(h) for h in hs]
+    with torch.no_grad():
+        parts = method.parts(p64, s64, hs64, logits64, y)
+    credits = {"": a64, **parts}
+    found = dict(zip(credits, rho(method, p64, hs64, list(credits.values()), y, generator)))
+    h_norm = [median_norm(method, h) for h in hs]
     nudge, nudge_raw = nudges(method, p64, hs64, a64, y)
     out = alignment(method, p, s, x, y)
     out |= {
-        "gamma_fp64": [defined_mean(cosine(a, g)) for a, g in zip(a64, gs64)],
-        "twin": [defined_mean(cosine(g, t)) for g, t in zip(gs, gs64)],
-        "rho": rho(method, p64, hs64, a64, y, generator),
+        "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
+        "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
+        "rho": found[""],
         "nudge": nudge,
         "nudge_raw": nudge_raw,
         "h_norm": h_norm,
-        "g_norm": [median_norm(g) for g in gs],
-        "sensitivity": [(g.double().norm(dim=-1) * h.double().norm(dim=-1)).median().item() for g, h in zip(gs64, hs64)],
+        "g_norm": [median_norm(method, g) for g in gs],
+        "sensitivity": [(position_norms(method, g) * position_norms(method, h)).median().item() for g, h in zip(gs64, hs64)],
         "growth": growth(h_norm),
         "stability": stability(method, p, *stability_probe),
         "rescaled": rescaled(method, p, s, x, y, logits),
     }
+    for name, credit in parts.items():
+        out[f"gamma_{name}"] = [gamma(method, a, g) for a, g in zip(credit, gs64)]
+        out[f"rho_{name}"] = found[name]
     reasons = {
         "gamma": "credit or gradient is exactly zero for every sample",
-        "gamma_block": "credit or gradient is exactly zero for every sample",
+        "gamma_block": "credit or gradient is exactly zero for every sample, or the two levels differ in size",
         "twin": "the gradient is exactly zero for every sample",
         "rho": "all loss differences or all credits vanish",
         "growth": "a state is exactly zero",

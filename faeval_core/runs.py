@@ -57,6 +57,8 @@ def run(configs, store=None, *, train=True, device="auto", progress=True) -> lis
             group = list(group)
             try:
                 images = data.load(name)
+                if images.train_x.is_floating_point() and any(c.augment for c in group):
+                    raise ValueError(f"dataset {name!r} has no pixels to crop and flip; set augment=False")
             except data.DatasetMissing as e:
                 warnings.warn(f"{len(group)} runs are left out: {e}", stacklevel=2)
                 continue

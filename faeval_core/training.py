@@ -16,7 +16,6 @@ from .data import Pixels
 from .methods import METHODS
 from .models import MODELS
 
-PROBE = 1024  # images of the fixed diagnostic batch, cut to a multiple of 128
 EVAL_CHUNK = 2000
 
 
@@ -27,15 +26,26 @@ def build(cfg: RunConfig, image_shape, classes: int):
 
 def initial(cfg: RunConfig, method, upstream=None):
     """Initial (params, state) of one member. `upstream`: weights of the run it starts from, in place of the init."""
-    params = method.model.init(stream(cfg.seed, "init"))
-    if upstream is not None:
-        wrong = [k for k in params if k not in upstream or upstream[k].shape != params[k].shape]
+    params = method.model.init(stream(cfg.seed, "init")) | method.init_params(cfg, stream(cfg.seed, f"aux.{cfg.method}"))
+    if upstream is not None:  # an auxiliary net that it lacks starts afresh
+        fits = {k for k, v in params.items() if k in upstream and upstream[k].shape == v.shape}
+        wrong = [k for k in params if k not in fits and not k.startswith("aux.")]
         if wrong:
             raise ValueError(f"upstream run {cfg.upstream.id} has no matching weights for {wrong[:3]}")
-        params = {k: upstream[k].clone() for k in params}
-    state = method.init_state(cfg, stream(cfg.seed, f"state.{cfg.method}"))
-    state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0")}
+        params = {k: upstream[k].clone() if k in fits else v for k, v in params.items()}
+    state = method.init_state(cfg, stream(cfg.seed, f"state.{method.stream or cfg.method}"))
+    state |= method.init_copies(params) | method.at_epoch(cfg, 0)
+    state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0", "eta")}
+    state |= {k: torch.tensor(cfg.options[k]) for k in method.member_options if type(cfg.options[k]) is float}
     return params, state
+
+
+def noise(method, cfg, batch: int, generator) -> dict[str, torch.Tensor]:
+    """The standard normal tensors of one step of one member, on the generator's device."""
+    shapes = method.noise(batch)
+    if method.model.process_noise:
+        shapes = {**shapes, "process": (method.model.depth, batch, method.model.width)}
+    return {k: torch.randn(shape, generator=generator, device=generator.device) for k, shape in shapes.items()}
 
 
 def keep_freed_memory():
@@ -63,6 +73,7 @@ class Ensemble:
         self.labels = torch.stack([self._labels(c) for c in self.configs]).to(self.device)
         self.epoch = 0
         self._bind()
+        self._begin_epoch()
         if sys.platform == "linux":
             keep_freed_memory()
 
@@ -102,16 +113,28 @@ class Ensemble:
     def _loop(self, x, y):
         losses = []
         for m, leaf in enumerate(self.leaves):
-            state = {k: v[m] for k, v in self.state.items()}
+            state = {k: v[m] for k, v in self.state.items()} | self.noise(m, x.shape[1])
             scalar, (loss, changed) = self.method.surrogate({**self.fixed[m], **leaf}, state, x[m], y[m])
-            for tensor, g in zip(leaf.values(), torch.autograd.grad(scalar, list(leaf.values()))):
-                tensor.grad = g
+            grads = torch.autograd.grad(scalar, list(leaf.values()), materialize_grads=True) if leaf else ()
+            self.give(m, dict(zip(leaf, grads)))
             self.optimizer.step()  # of this member alone, since the others hold no gradient; its own is still in cache
             self.optimizer.zero_grad()
             for k, v in changed.items():
-                self.state[k][m] = v
+                (self.params if k in self.params else self.state)[k][m].copy_(v)
             losses.append(loss)
         return torch.stack(losses)
+
+    def noise(self, m, batch):
+        return noise(self.method, self.configs[m], batch, self.generators[m])
+
+    def give(self, m, grads):
+        """Gradients of member m to the leaves that learn in this epoch, clipped block by block where its config says so."""
+        cfg, leaf = self.configs[m], self.leaves[m]
+        for k, g in grads.items():
+            leaf[k].grad = g if self.method.learns(cfg, self.epoch, k) else None
+        if cfg.clip > 0:
+            for l in range(self.model.depth):
+                torch.nn.utils.clip_grad_norm_([v for k, v in leaf.items() if k.startswith(f"blocks.{l}.")], cfg.clip)
 
     def _vmap(self, x, y):
         def scalar(trained, fixed, state, x, y):
@@ -119,12 +142,13 @@ class Ensemble:
 
         trained = {k: self.params[k] for k in self.trained}
         fixed = {k: v for k, v in self.params.items() if k not in trained}
-        grads, (losses, changed) = vmap(grad(scalar, has_aux=True))(trained, fixed, self.state, x, y)
-        for m, leaf in enumerate(self.leaves):
-            for k, tensor in leaf.items():
-                tensor.grad = grads[k][m]
+        state = self.state | self._stack([self.noise(m, x.shape[1]) for m in range(len(self.configs))])
+        grads, (losses, changed) = vmap(grad(scalar, has_aux=True))(trained, fixed, state, x, y)
+        for m in range(len(self.configs)):
+            self.give(m, {k: g[m] for k, g in grads.items()})
         self.optimizer.step()
-        self.state |= changed
+        for k, v in changed.items():
+            (self.params if k in self.params else self.state)[k].copy_(v)
         return losses
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
@@ -147,6 +171,7 @@ class Ensemble:
         factor = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
         for group, c in zip(self.optimizer.param_groups, self.configs):
             group["lr"] = c.lr * factor
+        self._begin_epoch()
         losses = [self.step(x, y) for x, y in self.batches()]
         self.epoch += 1
         return torch.stack(losses)
@@ -163,9 +188,20 @@ class Ensemble:
             hits += (self.model.readout(p, h).argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
         return hits / len(y)
 
+    def _begin_epoch(self):
+        """State and random streams that depend on the epoch."""
+        for m, c in enumerate(self.configs):
+            for k, v in self.method.at_epoch(c, self.epoch).items():
+                self.state[k][m].copy_(v)
+        self.generators = [self._generator(c, "noise") for c in self.configs]
+
+    def _generator(self, cfg, name):
+        """A generator on the device that depends on (seed, name, epoch) alone."""
+        return torch.Generator(self.device).manual_seed(stream(cfg.seed, name, self.epoch).initial_seed())
+
     def probe(self, split):
         available = len(self.pixels.data.test_y if split == "test" else self.pixels.data.train_y)
-        size = min(PROBE, available - available % diagnostics.BATCH)
+        size = min(self.model.probe if split == "test" else 1024, available - available % diagnostics.BATCH)
         if size == 0:
             raise ValueError(f"dataset {self.pixels.data.name!r} has {available} {split} images; diagnostics need at least 128")
         return self.pixels.subset(split, size)
@@ -175,10 +211,13 @@ class Ensemble:
         return diagnostics.norms(self.method, p, *self.probe("test"))
 
     def diagnose(self, m):
-        directions = stream(self.configs[m].seed, "rho", self.epoch)
-        p, s = self.member(m)
-        found = diagnostics.diagnose(self.method, p, s, self.probe("test"), self.probe("train"), directions)
-        return found | diagnostics.update_alignment(self.method, p, s, self._last_step(m), *self.probe("train"))
+        cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
+        seen, other = (
+            s | noise(self.method, cfg, len(y), self._generator(cfg, f"noise.{name}"))
+            for name, (_, y) in (("test", test), ("train", train))
+        )
+        found = diagnostics.diagnose(self.method, p, seen, test, train, stream(cfg.seed, "rho", self.epoch))
+        return found | diagnostics.update_alignment(self.method, p, other, self._last_step(m), *train)
 
     def _last_step(self, m):
         """Direction of the optimiser's descent from its running state, per trained parameter; {} before the first step."""

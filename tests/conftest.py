@@ -10,7 +10,7 @@ from PIL import Image
 
 from faeval_core import RunConfig, Store, data, diagnostics
 from faeval_core.config import stream
-from faeval_core.training import build, initial
+from faeval_core.training import build, initial, noise
 
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
@@ -22,10 +22,11 @@ def tiny(method="bp", **changes):
     return RunConfig(method, **{**values, **changes})
 
 
-def member(cfg, image_shape=(3, 8, 8), classes=4, double=True):
-    """(method, model, params, state) of an untrained member, in float64 unless told otherwise."""
+def member(cfg, image_shape=(3, 8, 8), classes=4, double=True, batch=32):
+    """(method, model, params, state) of an untrained member, in float64 unless told otherwise; noise for `batch` samples."""
     method, model = build(cfg, image_shape, classes)
     p, s = initial(cfg, method)
+    s |= noise(method, cfg, batch, stream(0, "test.noise"))
     if double:
         p, s = ({k: v.double() for k, v in part.items()} for part in (p, s))
     return method, model, p, s

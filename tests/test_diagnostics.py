@@ -70,7 +70,7 @@ def test_gamma_of_the_exact_credit_is_one(pixels):
         x, y = probe(pixels)
         credit = method.credit(p, s, *diag.gradients(method, p, x, y)[:2], y)
         for sign in (1, -1):
-            method.credit = lambda *a, credit=sign * credit: credit
+            method.credit = lambda *a, credit=[sign * a for a in credit]: credit
             assert diag.alignment(method, p, s, x, y)["gamma"] == pytest.approx([sign] * 4, abs=1e-12)
 
 
@@ -111,9 +111,9 @@ def test_rho_of_the_exact_gradient(pixels, changes, target):
         p = model.rescaled(p, diag.norms(method, p, x, y)["g_norm"][-1] / target)
         assert diag.norms(method, p, x, y)["g_norm"][-1] == pytest.approx(target, rel=0.01)
     hs, logits, gs = diag.gradients(method, p, x, y)
-    found = diag.rho(method, p, hs, method.credit(p, s, hs, logits, y), y, stream(0, "rho"))
+    found = diag.rho(method, p, hs, [method.credit(p, s, hs, logits, y)], y, stream(0, "rho"))[0]
     assert min(found) >= 0.99
-    assert max(diag.rho(method, p, hs, [-g for g in gs], y, stream(0, "rho"))) <= -0.99
+    assert max(diag.rho(method, p, hs, [[-g for g in gs]], y, stream(0, "rho"))[0]) <= -0.99
 
 
 def test_rho_of_noise(pixels):
@@ -122,7 +122,7 @@ def test_rho_of_noise(pixels):
     method, model, p, s = member(tiny("bp", width=128, depth=1))
     hs, logits, _ = diag.gradients(method, p, x, y)
     noise = torch.randn(2, *hs[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    assert max(map(abs, diag.rho(method, p, hs, noise, y, stream(0, "rho")))) < 0.02
+    assert max(map(abs, diag.rho(method, p, hs, [noise], y, stream(0, "rho"))[0])) < 0.02
 
 
 def test_rho_is_scipys_pearson(pixels):
@@ -133,7 +133,7 @@ def test_rho_is_scipys_pearson(pixels):
     hs, logits, gs = diag.gradients(method, p, x, y)
     g = torch.Generator().manual_seed(1)
     credit = [128 * v + torch.randn(v.shape, dtype=torch.float64, generator=g) * 128 * v.abs().mean() for v in gs]
-    found, draws = diag.rho(method, p, hs, credit, y, stream(0, "rho")), stream(0, "rho")
+    found, draws = diag.rho(method, p, hs, [credit], y, stream(0, "rho"))[0], stream(0, "rho")
     for l, h in enumerate(hs):
         v = F.normalize(torch.randn(32, 20, 12, dtype=torch.float64, generator=draws), dim=-1)
         def loss(h, l=l):

@@ -42,12 +42,14 @@ def test_every_field_changes_the_identity(monkeypatch):
         "epochs": 5, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.5,
         "schedule": "constant", "augment": False, "labels": "random", "embedding": "init", "credit_norm": "batch_rms",
         "penalty": 0.1, "penalty_h0": 0.1, "penalty_reduction": "mean", "options": {"feedback_scale": 2.0}, "diagnose": (1,),
-        "upstream": up, "upstream_epoch": 1,
+        "upstream": up, "upstream_epoch": 1, "rule": "cosine", "eta": 0.3, "clip": 1.0, "train_net": False, "model": "studentnet",
+        "model_options": {"alpha": 0.5},
     }  # fmt: skip
-    assert set(changes) == set(RunConfig("dfa").to_dict()) - {"model"}  # one model so far
+    assert set(changes) == set(RunConfig("dfa").to_dict())
     made, plain = [RunConfig("dfa")], RunConfig("dfa").id
     for k, v in changes.items():
         extra = {"upstream_epoch": 2} if k == "upstream" else {"upstream": up} if k == "upstream_epoch" else {}
+        extra |= {"model": "studentnet"} if k == "model_options" else {}
         made.append(RunConfig(**{"method": "dfa", k: v, **extra}))
     made.append(RunConfig("dfa", upstream=up.with_(seed=2), upstream_epoch=1))
     assert len({c.id for c in made}) == len(made) == len(set(made))
@@ -58,7 +60,7 @@ def test_every_field_changes_the_identity(monkeypatch):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"method": "dfaa"}, "unknown method 'dfaa'; did you mean 'dfa'.*bp, dfa, fa, frozen"),
+        ({"method": "dfaa"}, "unknown method 'dfaa'; did you mean 'dfa'.*bp, cb, dfa"),
         ({"model": "resmpl"}, "unknown model 'resmpl'; did you mean 'resmlp'"),
         ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'.*adamw, sgd"),
         ({"embedding": "exactly"}, "did you mean 'exact'.*exact, init, rule"),

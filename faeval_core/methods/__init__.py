@@ -2,10 +2,16 @@
 
 from .base import LocalMethod, Method
 from .bp import BP, Frozen
+from .cb import CreditBridge
 from .dfa import DFA
-from .fa import FA
+from .ep import EP
+from .fa import FA, KolenPollack, SignSymmetric
+from .local import LocalLoss
+from .sb import StateBridge
+from .vec import VectorField
 
-METHODS = {m.name: m for m in (BP, Frozen, DFA, FA)}
+ALL = (BP, Frozen, DFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss)
+METHODS = {m.name: m for m in ALL}
 
 
 def register(method: type[Method]) -> type[Method]:

@@ -1,8 +1,8 @@
 """A method is one scalar: a pure function of (params, state, batch) whose gradient is the whole update.
 
-Everything here is written for one member; the engine maps it over the ensemble. h is (batch, width), credit is
-(L+1, batch, width): a_l at level l, on the scale of the per-sample gradient. The level convention is that a_{l+1}
-trains block l, whose output is part of h_{l+1}, and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
+Everything here is written for one member; the engine maps it over the ensemble. h_l and a_l are (batch, *level shape), and
+credit is the list a_0..a_L, on the scale of the per-sample gradient. The level convention is that a_{l+1} trains block l,
+whose output is part of h_{l+1}, and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ def inner(u, v):
     return torch.dot(u.reshape(-1), v.reshape(-1))
 
 
-def output_error(logits, y):
-    """e_T = softmax(logits) - onehot(y), (batch, C)."""
-    onehot = y[:, None] == torch.arange(logits.shape[-1], device=logits.device)
-    return torch.softmax(logits, -1) - onehot.to(logits.dtype)
+def rms(a, dims=(-1,)):
+    return a.square().mean(dims, keepdim=True).sqrt()
 
 
-def normalise(credit, how: str):
-    """Credit over its RMS + 1e-6: over features ('sample_rms') or batch and features ('batch_rms'); 'raw' as it is."""
+def normalise(a, how: str):
+    """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is."""
     if how == "raw":
-        return credit
-    dims = (-1,) if how == "sample_rms" else (-2, -1)
-    return credit / (credit.square().mean(dims, keepdim=True).sqrt() + 1e-6)
+        return a
+    dims = tuple(range(1, a.ndim)) if how == "sample_rms" else tuple(range(a.ndim))
+    return a / (rms(a, dims) + 1e-6)
 
 
 class Method:
@@ -36,7 +34,9 @@ class Method:
     name = ""
     version = 1
     options: dict = {}  # option -> default
-    member_options: tuple = ()  # options that may differ inside an ensemble
+    member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
+    gates: tuple = ()  # those of them whose zero switches a term off
+    stream = ""  # name of the random stream of `init_state` where it is not the method's own
 
     def __init__(self, cfg, model):
         self.cfg, self.model = cfg, model
@@ -45,34 +45,62 @@ class Method:
     def check(cls, cfg):
         """Raise ValueError for a config that this method cannot train."""
 
+    def init_params(self, cfg, generator) -> dict[str, torch.Tensor]:
+        """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that `auxiliary` adds."""
+        return {}
+
     def init_state(self, cfg, generator) -> dict[str, torch.Tensor]:
         """Tensors of one member that no gradient trains, such as fixed feedback."""
         return {}
 
+    def init_copies(self, params) -> dict[str, torch.Tensor]:
+        """State tensors that begin as copies of parameters, such as a moving average."""
+        return {}
+
+    def noise(self, batch: int) -> dict[str, tuple]:
+        """Name -> shape of the standard normal tensors that one step finds in the state."""
+        return {}
+
+    def at_epoch(self, cfg, epoch: int) -> dict[str, torch.Tensor]:
+        """State tensors that depend on the epoch alone, such as the weight of a blend."""
+        return {}
+
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` is trained at all."""
-        return not (name.startswith("embed.") and self.cfg.embedding == "init")
+        if name.startswith("aux."):
+            return True
+        fixed = self.model.frozen_parameter(name) or (name.startswith("embed.") and self.cfg.embedding == "init")
+        return self.cfg.train_net and not fixed
+
+    def learns(self, cfg, epoch: int, name: str) -> bool:
+        """Whether a trained parameter moves in this epoch."""
+        return True
 
     def surrogate(self, p, s, x, y):
-        """(scalar whose gradient is the update, (cross-entropy, changed state tensors)) for one batch."""
+        """(scalar whose gradient is the update, (mean loss, changed tensors)) for one batch."""
         raise NotImplementedError
 
     def credit(self, p, s, hs, logits, y):
-        """a_0..a_L as (L+1, batch, width) from the detached states hs and logits of one batch."""
+        """a_0..a_L from the detached states hs and logits of one batch."""
         raise NotImplementedError
 
+    def parts(self, p, s, hs, logits, y) -> dict:
+        """Other credits that the diagnostics set beside the method's own, by name."""
+        return {}
+
     def penalties(self, s, h0, fs):
-        """λ‖f_l‖² over the blocks and λ‖h_0‖², batch means; `fs` is (L, batch, width)."""
-        total, cells = 0.0, h0.shape[0] * (h0.shape[1] if self.cfg.penalty_reduction == "mean" else 1)
-        if self.cfg.penalty > 0:
-            total = total + s["penalty"] * inner(fs, fs) / cells
-        if self.cfg.penalty_h0 > 0:
-            total = total + s["penalty_h0"] * inner(h0, h0) / cells
+        """λ‖f_l‖² over the blocks and λ‖h_0‖², batch means, summed or averaged over features."""
+        total = 0.0
+        for key, tensors in (("penalty", fs), ("penalty_h0", [h0])):
+            if getattr(self.cfg, key) > 0:
+                mean = self.cfg.penalty_reduction == "mean"
+                terms = [inner(t, t) / (t.shape[0] * (t[0].numel() if mean else 1)) for t in tensors]
+                total = total + s[key] * sum(terms)
         return total
 
     def tail_loss(self, p, h, y, start=0):
-        """Sum over the batch of the cross-entropy from level `start` on: its gradient is g per sample (δ)."""
-        return F.cross_entropy(self.model.readout(p, self.model.states(p, h, start)[-1]), y, reduction="sum")
+        """Sum over the batch of the loss from level `start` on: its gradient is g per sample (δ)."""
+        return self.model.losses(self.model.readout(p, self.model.states(p, h, start, stats={})[-1]), y).sum()
 
     def exact_credit(self, p, hs, y, level):
         """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks level..L-1."""
@@ -80,25 +108,44 @@ class Method:
 
 
 class LocalMethod(Method):
-    """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on CE of sg(h_L).
+    """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
 
     A rule of your own is a subclass with a `credit`.
     """
 
     def surrogate(self, p, s, x, y):
-        model, batch = self.model, x.shape[0]
-        h0 = model.embed(p, x)
+        model, batch, changed = self.model, x.shape[0], {}
+        h0 = model.embed(p, x, changed)
         hs, fs = [h0.detach()], []
         for l in range(model.depth):
-            fs.append(model.block(p, l, hs[-1]))
+            fs.append(model.block(p, l, hs[-1], changed))
             hs.append(model.add(hs[-1], fs[-1]).detach())
+            if model.process_noise:
+                hs[-1] = hs[-1] + model.process_noise * s["process"][l]
         logits = model.readout(p, hs[-1])
-        loss = F.cross_entropy(logits, y)
+        loss = model.losses(logits, y).mean()
         fixed = {k: v.detach() for k, v in p.items()}
-        a = normalise(self.credit(fixed, s, hs, logits.detach(), y), self.cfg.credit_norm).detach()
-        fs = torch.stack(fs)
-        scalar = loss + inner(fs, a[1:]) / batch + self.penalties(s, h0, fs)
+        a = [normalise(level.detach(), self.cfg.credit_norm) for level in self.credit(fixed, s, hs, logits.detach(), y)]
+        scalar = loss + sum(self.push(f, a_l) for f, a_l in zip(fs, a[1:])) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding != "init":
             a0 = self.exact_credit(fixed, hs, y, 0).detach() if self.cfg.embedding == "exact" else a[0]
             scalar = scalar + inner(h0, a0) / batch
-        return scalar, (loss.detach(), {})
+        open_aux = {k: v for k, v in p.items() if k.startswith("aux.")}
+        auxiliary, moved = self.auxiliary({**fixed, **open_aux}, s, hs, logits.detach(), y)
+        return scalar + auxiliary, (loss.detach(), changed | moved)
+
+    def auxiliary(self, p, s, hs, logits, y):
+        """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached."""
+        return 0.0, {}
+
+    def push(self, f, a):
+        """How credit a, (batch, …), moves a block with output f: the update rules of study 6, summed over the batch.
+
+        'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm. 'cosine': cos(f, a).
+        """
+        if self.cfg.rule == "inner":
+            return inner(f, a)
+        unit = normalise(a, "sample_rms")
+        if self.cfg.rule == "target":
+            return 0.5 * (f - (f - self.cfg.eta * unit).detach()).square().sum()
+        return F.cosine_similarity(f.flatten(1), unit.flatten(1), dim=-1).sum()

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from .base import Method
 
 
 class BP(Method):
-    """Exact end-to-end gradient of the cross-entropy (plus the penalties, through the whole net)."""
+    """Exact end-to-end gradient of the loss (plus the penalties, through the whole net)."""
 
     name = "bp"
 
     def surrogate(self, p, s, x, y):
-        hs, fs = [self.model.embed(p, x)], []
-        for l in range(self.model.depth):
-            fs.append(self.model.block(p, l, hs[-1]))
-            hs.append(self.model.add(hs[-1], fs[-1]))
-        loss = F.cross_entropy(self.model.readout(p, hs[-1]), y)
-        return loss + self.penalties(s, hs[0], torch.stack(fs)), (loss.detach(), {})
+        model, changed = self.model, {}
+        hs, fs = [model.embed(p, x, changed)], []
+        for l in range(model.depth):
+            fs.append(model.block(p, l, hs[-1], changed))
+            hs.append(model.add(hs[-1], fs[-1]))
+            if model.process_noise:
+                hs[-1] = hs[-1] + model.process_noise * s["process"][l]
+        loss = model.losses(model.readout(p, hs[-1]), y).mean()
+        return loss + self.penalties(s, hs[0], fs), (loss.detach(), changed)
 
     def credit(self, p, s, hs, logits, y):
         h0 = hs[0].detach().requires_grad_()
         with torch.enable_grad():
             states = self.model.states(p, h0)
-            loss = F.cross_entropy(self.model.readout(p, states[-1]), y, reduction="sum")
-            return torch.stack(torch.autograd.grad(loss, states))
+            loss = self.model.losses(self.model.readout(p, states[-1]), y).sum()
+            return list(torch.autograd.grad(loss, states))
 
 
 class Frozen(BP):

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from .base import LocalMethod, output_error
+from .base import LocalMethod
 
 
 class DFA(LocalMethod):
-    """a_l = e_T B_l, B_l (C, width) with entries N(0, feedback_scale² / C), one per level 0..L."""
+    """a_l = e_T B_l, B_l (C, size of level l) with entries N(0, feedback_scale² / C), one per level 0..L.
+
+    Tokens and feature maps are one long vector each: every position has feedback of its own.
+    """
 
     name = "dfa"
     options = {"feedback_scale": 1.0}
     member_options = ("feedback_scale",)
 
     def init_state(self, cfg, generator):
-        classes = self.model.classes
-        shape = (self.model.depth + 1, classes, self.model.width)
-        return {"feedback": torch.randn(shape, generator=generator) * (cfg.options["feedback_scale"] / classes**0.5)}
+        classes, sizes = self.model.classes, [math.prod(level) for level in self.model.levels]
+        scale = cfg.options["feedback_scale"] / classes**0.5
+        if len(set(sizes)) == 1:  # one tensor, so that one product serves all levels
+            return {"feedback": torch.randn((len(sizes), classes, sizes[0]), generator=generator) * scale}
+        return {f"feedback.{l}": torch.randn((classes, n), generator=generator) * scale for l, n in enumerate(sizes)}
+
+    def direct(self, s, logits, y):
+        """a_0..a_L of DFA, whatever the method's own credit is."""
+        e = self.model.output_error(logits, y)
+        a = e @ s["feedback"] if "feedback" in s else [e @ s[f"feedback.{l}"] for l in range(len(self.model.levels))]
+        return [level.view(len(e), *shape) for level, shape in zip(a, self.model.levels)]
 
     def credit(self, p, s, hs, logits, y):
-        return output_error(logits, y) @ s["feedback"]  # (batch, C) @ (L+1, C, width)
+        return self.direct(s, logits, y)

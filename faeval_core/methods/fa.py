@@ -1,4 +1,10 @@
-"""Feedback alignment (Lillicrap et al., 2016) on a residual stack: exact credit at the top, random matrices below."""
+"""Feedback alignment (Lillicrap et al., 2016) on a residual stack, and the rules that improve its feedback.
+
+FA: one fixed random matrix per block, in place of the block's whole Jacobian (the study's form). The others keep the block's
+structure (skip connection, nonlinearity, normalisation, attention) and send errors back through matrices B in place of its
+weights W: sign-symmetric (Liao et al., 2016), B = sign(W) at W's scale; Kolen-Pollack (Akrout et al., 2019), B learned by
+the update that W gets. On models whose states are not vectors FA takes that form too, with fixed random B.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,81 @@ import torch
 from .base import LocalMethod
 
 
-class FA(LocalMethod):
-    """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0, feedback_scale² / width)."""
+class Structured(LocalMethod):
+    """a_L = δ_L exactly, then a_l = a_{l+1} through block l backwards with feedback B(W) in place of each weight W."""
+
+    def feedback(self, p, s) -> dict:
+        """`name.feedback` -> matrix, for every weight of a product inside a block."""
+        raise NotImplementedError
+
+    def weights(self, p):
+        """Names of the weights that errors would travel back through, without '.weight'."""
+        return [k.removesuffix(".weight") for k in p if k.startswith("blocks.") and k.endswith(".weight") and p[k].ndim > 1]
+
+    def credit(self, p, s, hs, logits, y):
+        model, p = self.model, p | self.feedback(p, s)
+        a = [self.exact_credit(p, hs, y, model.depth)]  # through the readout only
+        for l in reversed(range(model.depth)):
+            _, back = torch.func.vjp(lambda h, l=l: model.add(h, model.block(p, l, h, {})), hs[l])
+            a.append(back(a[-1])[0])
+        return a[::-1]
+
+
+class FA(Structured):
+    """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0, feedback_scale² / width).
+
+    On tokens and feature maps: back through the block with fixed random weights, a second draw of the model's own init.
+    """
 
     name = "fa"
     options = {"feedback_scale": 1.0}
     member_options = ("feedback_scale",)
 
+    def dense(self):
+        return all(len(level) == 1 for level in self.model.levels)
+
     def init_state(self, cfg, generator):
-        d = self.model.width
-        shape = (self.model.depth, d, d)
-        return {"feedback": torch.randn(shape, generator=generator) * (cfg.options["feedback_scale"] / d**0.5)}
+        d, scale = self.model.width, cfg.options["feedback_scale"]
+        if self.dense():
+            return {"feedback": torch.randn((self.model.depth, d, d), generator=generator) * (scale / d**0.5)}
+        drawn = self.model.init(generator)
+        return {f"{k}.feedback": drawn[f"{k}.weight"] * scale for k in self.weights(drawn)}
+
+    def feedback(self, p, s):
+        return {k: v for k, v in s.items() if k.endswith(".feedback")}
 
     def credit(self, p, s, hs, logits, y):
-        a = [self.exact_credit(p, hs, y, self.model.depth)]  # through the readout only
+        if not self.dense():
+            return super().credit(p, s, hs, logits, y)
+        a = [self.exact_credit(p, hs, y, self.model.depth)]
         for l in reversed(range(self.model.depth)):
             a.append(a[-1] @ s["feedback"][l])
-        return torch.stack(a[::-1])
+        return a[::-1]
+
+
+class SignSymmetric(Structured):
+    """B = sign(W) times the RMS of W: the transpose's signs, without its magnitudes."""
+
+    name = "signsym"
+
+    def feedback(self, p, s):
+        weights = {k: p[f"{k}.weight"] for k in self.weights(p)}
+        return {f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in weights.items()}
+
+
+class KolenPollack(Structured):
+    """B starts as a second draw of the model's init and gets W's own updates; weight decay then draws B and W together."""
+
+    name = "kp"
+
+    def init_params(self, cfg, generator):
+        drawn = self.model.init(generator)
+        return {f"aux.{k}": drawn[f"{k}.weight"] for k in self.weights(drawn)}
+
+    def feedback(self, p, s):
+        return {f"{k}.feedback": p[f"aux.{k}"] for k in self.weights(p)}
+
+    def surrogate(self, p, s, x, y):
+        """B enters every block's weight with value zero, which gives it the gradient of W."""
+        shared = {f"{k}.weight": p[f"{k}.weight"] + (p[f"aux.{k}"] - p[f"aux.{k}"].detach()) for k in self.weights(p)}
+        return super().surrogate({**p, **shared}, s, x, y)

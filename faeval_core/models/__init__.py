@@ -1,5 +1,7 @@
-"""Residual stacks: each model is an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
+"""Residual stacks and their kin: each model is an embedding, L blocks and a readout, as pure functions of parameters."""
 
-from .resmlp import ResMLP
+from .convnet import ConvNet
+from .resmlp import ResMLP, StudentNet, ToyLQ
+from .vit import ViTMini
 
-MODELS = {"resmlp": ResMLP}
+MODELS = {"resmlp": ResMLP, "studentnet": StudentNet, "toylq": ToyLQ, "vitmini": ViTMini, "convnet": ConvNet}

@@ -1,4 +1,4 @@
-"""ResMLP: Linear embedding, L pre-LN residual blocks, LN + Linear readout (SCIENCE section 2)."""
+"""ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain linear layers."""
 
 from __future__ import annotations
 
@@ -7,81 +7,100 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .base import Init, Model
 
-class ResMLP:
-    """Pure functions of a parameter dict; shapes are per member: x (batch, C, H, W) or flat, h (batch, width).
+
+class ResMLP(Model):
+    """Linear embedding, L blocks LN → Linear → GELU → Linear, LN + Linear readout; states are (batch, width).
 
     terminal_ln=False drops the LayerNorm before the head; residual=False makes h_{l+1} = f_l(h_l).
     """
 
-    def __init__(self, cfg, image_shape, classes):
-        self.features, self.classes = math.prod(image_shape), classes
-        self.width, self.depth = cfg.width, cfg.depth
-        self.terminal_ln, self.residual = cfg.terminal_ln, cfg.residual
+    controls = True
 
     def init(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """PyTorch's default Linear and LayerNorm init; each block's second Linear is N(0, 0.01²) with zero bias.
 
         Without the residual add that Linear is N(0, 0.5²), since a stack of near-zero maps would carry no signal.
         """
-        d, p = self.width, {}
-
-        def uniform(name, rows, cols):
-            bound = 1 / math.sqrt(cols)  # kaiming_uniform with a=√5, torch.nn.Linear's default
-            p[f"{name}.weight"] = torch.empty(rows, cols).uniform_(-bound, bound, generator=generator)
-            p[f"{name}.bias"] = torch.empty(rows).uniform_(-bound, bound, generator=generator)
-
-        def norm(name):
-            p[f"{name}.weight"], p[f"{name}.bias"] = torch.ones(d), torch.zeros(d)
-
-        uniform("embed", d, self.features)
+        d, new = self.width, Init(generator)
+        new.uniform("embed", d, self.features)
         for l in range(self.depth):
-            norm(f"blocks.{l}.ln")
-            uniform(f"blocks.{l}.fc1", d, d)
-            std = 0.01 if self.residual else 0.5
-            p[f"blocks.{l}.fc2.weight"] = torch.empty(d, d).normal_(0, std, generator=generator)
-            p[f"blocks.{l}.fc2.bias"] = torch.zeros(d)
+            new.norm(f"blocks.{l}.ln", d)
+            new.uniform(f"blocks.{l}.fc1", d, d)
+            new.normal(f"blocks.{l}.fc2", 0.01 if self.residual else 0.5, d, d)
         if self.terminal_ln:
-            norm("readout.ln")
-        uniform("readout.head", self.classes, d)
-        return p
+            new.norm("readout.ln", d)
+        new.uniform("readout.head", self.classes, d)
+        return new.p
 
-    def embed(self, p, x):
-        return F.linear(x.flatten(1), p["embed.weight"], p["embed.bias"])  # h_0
+    def activation(self, z):
+        return F.gelu(z)
 
-    def block(self, p, l, h):
+    def embed(self, p, x, stats=None):
+        return self.linear(p, "embed", x.flatten(1))  # h_0
+
+    def block(self, p, l, h, stats=None):
         """f_l(h), before the residual add."""
         b = f"blocks.{l}."
-        z = F.layer_norm(h, (self.width,), p[b + "ln.weight"], p[b + "ln.bias"])
-        z = F.gelu(F.linear(z, p[b + "fc1.weight"], p[b + "fc1.bias"]))
-        return F.linear(z, p[b + "fc2.weight"], p[b + "fc2.bias"])
-
-    def add(self, h, f):
-        """h_{l+1} from h_l and f_l."""
-        return h + f if self.residual else f
+        z = self.activation(self.linear(p, b + "fc1", self.layer_norm(p, b + "ln", h)))
+        return self.linear(p, b + "fc2", z)
 
     def readout(self, p, h):
-        if self.terminal_ln:
-            h = F.layer_norm(h, (self.width,), p["readout.ln.weight"], p["readout.ln.bias"])
-        return F.linear(h, p["readout.head.weight"], p["readout.head.bias"])
+        return self.linear(p, "readout.head", self.layer_norm(p, "readout.ln", h) if self.terminal_ln else h)
 
-    def states(self, p, h, start=0):
-        """States h_start..h_L from h at level `start`, differentiable end to end."""
-        hs = [h]
-        for l in range(start, self.depth):
-            hs.append(self.add(hs[-1], self.block(p, l, hs[-1])))
-        return hs
 
-    def rescaled(self, p, c: float) -> dict[str, torch.Tensor]:
-        """Parameters of the same function whose stream h_0..h_L is c times as large.
+class StudentNet(ResMLP):
+    """ResMLP without terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); its teachers are of the same family."""
 
-        LayerNorm ignores the scale of its input (up to its eps of 1e-5), so scaling what writes to the stream changes
-        no logit; without the terminal LN the head divides the factor out again.
-        """
-        writers = ["embed"] + [f"blocks.{l}.fc2" for l in range(self.depth)]
-        q = dict(p)
-        for name in writers:
-            q[f"{name}.weight"], q[f"{name}.bias"] = p[f"{name}.weight"] * c, p[f"{name}.bias"] * c
-        if not self.terminal_ln:
-            q["readout.head.weight"] = p["readout.head.weight"] / c
-        return q
+    options = {"alpha": 1.0}
+    controls = False
+
+    def __init__(self, cfg, image_shape, classes):
+        super().__init__(cfg, image_shape, classes)
+        self.terminal_ln, self.alpha = False, cfg.model_options["alpha"]
+
+    def activation(self, z):
+        return (1 - self.alpha) * z + self.alpha * torch.tanh(z)
+
+
+class ToyLQ(Model):
+    """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L - onehot(y)‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T.
+
+    A_l = I + N(0, 1/(4 width)), W = N(0, 1/width), h_0 the input itself; nothing of it is meant to be trained, and credit
+    estimators are fitted to its states.
+    """
+
+    process_noise = 0.03
+
+    def __init__(self, cfg, image_shape, classes):
+        super().__init__(cfg, image_shape, classes)
+        self.terminal_ln = False
+        if self.features != self.width:
+            raise ValueError(f"model 'toylq' needs width = the dataset's {self.features} features, not {self.width}")
+
+    def init(self, generator):
+        new, d = Init(generator), self.width
+        for l in range(self.depth):
+            new.normal(f"blocks.{l}.fc2", 0.5 / math.sqrt(d), d, d)
+        new.normal("readout.head", 1 / math.sqrt(d), self.classes, d)
+        return new.p
+
+    def embed(self, p, x, stats=None):
+        return x.flatten(1)
+
+    def block(self, p, l, h, stats=None):
+        return self.linear(p, f"blocks.{l}.fc2", h)
+
+    def readout(self, p, h):
+        return self.linear(p, "readout.head", h)
+
+    def losses(self, logits, y):
+        return 0.5 * self.output_error(logits, y).square().sum(-1)
+
+    def output_error(self, logits, y):
+        return logits - self.onehot(logits, y)
+
+    def rescaled(self, p, c):
+        """A linear stack has no other way to write the same function at another scale: the parameters as they are."""
+        return dict(p)

@@ -1,0 +1,58 @@
+"""Equilibrium propagation (Scellier and Bengio, 2017) on the residual stack's layerwise energy."""
+
+from __future__ import annotations
+
+import torch
+
+from .base import LocalMethod
+
+
+class EP(LocalMethod):
+    """Energy E = ½‖h_0 - embed(x)‖² + ½ Σ ‖h_{l+1} - add(h_l, f_l(h_l))‖², whose free minimum is the forward pass.
+
+    From there the states relax by `steps` simultaneous gradient steps of size `step` on E + β·loss. The residual left at
+    level l, over -β, is credit: a_l = -(h_l - (what the level below sends)) / β, which at the fixed point as β → 0 is the BP
+    gradient. symmetric: half the difference of a phase nudged by +β and one by -β. relax_h0=False holds h_0, and a_0 is 0.
+    """
+
+    name = "ep"
+    options = {"beta": 1.0, "steps": 10, "step": 0.5, "symmetric": False, "relax_h0": True}
+    member_options = ("beta", "step")
+
+    @classmethod
+    def check(cls, cfg):
+        o = cfg.options
+        if o["beta"] <= 0 or o["steps"] < 1 or o["step"] <= 0:
+            raise ValueError(f"method 'ep' needs beta and step above 0 and at least 1 step: {o}")
+        if not o["relax_h0"] and cfg.embedding == "rule":
+            raise ValueError("method 'ep' with relax_h0=False gives the embedding no credit; set embedding to 'init' or 'exact'")
+
+    def residuals(self, p, hs, h0):
+        model, below = self.model, [h0]
+        below += [model.add(h, model.block(p, l, h, {})) for l, h in enumerate(hs[:-1])]
+        return [h - b for h, b in zip(hs, below)]
+
+    def relax(self, p, s, free, y, beta):
+        """States after relaxation from the free phase."""
+
+        def energy(hs):
+            stretched = sum(0.5 * r.square().sum() for r in self.residuals(p, hs, free[0]))
+            return stretched + beta * self.model.losses(self.model.readout(p, hs[-1]), y).sum()
+
+        slope, hs = torch.func.grad(energy), list(free)
+        for _ in range(self.cfg.options["steps"]):
+            moves = slope(hs)
+            hs = [h - s["step"] * g if l or self.cfg.options["relax_h0"] else h for l, (h, g) in enumerate(zip(hs, moves))]
+        return hs
+
+    def credit(self, p, s, hs, logits, y):
+        if self.model.process_noise:  # noise is no residual of the nets, so its free phase is the forward pass without it
+            hs = self.model.states(p, hs[0])
+        signs = (1, -1) if self.cfg.options["symmetric"] else (1,)
+        total = 0
+        for sign in signs:
+            beta = sign * s["beta"]
+            left = self.residuals(p, self.relax(p, s, list(hs), y, beta), hs[0])
+            found = [-r / (beta * len(signs)) for r in left]
+            total = found if total == 0 else [a + b for a, b in zip(total, found)]
+        return total

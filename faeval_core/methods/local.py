@@ -1,0 +1,36 @@
+"""Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier at every level."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from ..models.base import Init
+from .base import LocalMethod
+
+
+class LocalLoss(LocalMethod):
+    """a_l = ∇_{h_l} of the loss of a linear classifier on LN(h_l), trained beside the model; every state is one long vector."""
+
+    name = "local"
+
+    def init_params(self, cfg, generator):
+        new = Init(generator)
+        for l, level in enumerate(self.model.levels):
+            new.uniform(f"aux.head{l}", self.model.classes, math.prod(level))
+        return new.p
+
+    def local_losses(self, p, hs, y):
+        total = 0.0
+        for l, h in enumerate(hs):
+            z = F.layer_norm(h.flatten(1), (h[0].numel(),))
+            total = total + self.model.losses(F.linear(z, p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"]), y).sum()
+        return total
+
+    def credit(self, p, s, hs, logits, y):
+        return torch.func.grad(lambda hs: self.local_losses(p, hs, y))(list(hs))
+
+    def auxiliary(self, p, s, hs, logits, y):
+        return self.local_losses(p, hs, y) / len(y), {}

@@ -1,0 +1,120 @@
+"""What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+class Model:
+    """A stack h_0 = embed(x), h_{l+1} = add(h_l, f_l(h_l)), logits = readout(h_L); parameters and shapes are one member's.
+
+    Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed, block and readout. `stats`:
+    None takes normalisation statistics from the parameters (evaluation); a dict asks for those of the batch, and receives
+    the parameters' new running values (training). Models without batch statistics ignore it.
+    """
+
+    options: dict = {}  # model option -> default
+    controls = False  # whether terminal_ln=False and residual=False are available
+    probe = 1024  # images of the fixed diagnostic batch, cut to what the dataset has
+    process_noise = 0.0  # standard deviation of noise added to every state while training
+
+    def __init__(self, cfg, image_shape, classes):
+        self.cfg, self.features, self.classes = cfg, math.prod(image_shape), classes
+        self.width, self.depth = cfg.width, cfg.depth
+        self.terminal_ln, self.residual = cfg.terminal_ln, cfg.residual
+        self.levels = [(self.width,)] * (self.depth + 1)
+
+    @classmethod
+    def check(cls, cfg):
+        """Raise ValueError for a config that this model cannot be built from."""
+        for name in ("terminal_ln", "residual"):
+            if not (cls.controls or getattr(cfg, name)):
+                raise ValueError(f"model {cfg.model!r} has no control {name}=False; resmlp has")
+
+    def add(self, h, f):
+        """h_{l+1} from h_l and f_l."""
+        return h + f if self.residual else f
+
+    def states(self, p, h, start=0, stats=None):
+        """States h_start..h_L from h at level `start`, differentiable end to end."""
+        hs = [h]
+        for l in range(start, self.depth):
+            hs.append(self.add(hs[-1], self.block(p, l, hs[-1], stats)))
+        return hs
+
+    def losses(self, logits, y):
+        """Loss of each sample, (batch,): the cross-entropy."""
+        return F.cross_entropy(logits, y, reduction="none")
+
+    def output_error(self, logits, y):
+        """e_T, the derivative of each sample's loss by its logits, (batch, C): softmax(logits) - onehot(y)."""
+        return torch.softmax(logits, -1) - self.onehot(logits, y)
+
+    def onehot(self, logits, y):
+        return (y[:, None] == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+
+    def vectors(self, h):
+        """States, gradients or credit (batch, *level) as (batch, positions, features): Γ and norms are per position."""
+        return h.flatten(1)[:, None]
+
+    def frozen_parameter(self, name) -> bool:
+        """Whether a parameter is never trained, such as running statistics."""
+        return False
+
+    def linear(self, p, name, x):
+        """x W^T + b; where p has `name.feedback`, errors travel back through that matrix instead of W."""
+        if f"{name}.feedback" not in p:
+            return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+        return through(lambda w, v: F.linear(v, w), p, name, x) + p[f"{name}.bias"]
+
+    def layer_norm(self, p, name, h):
+        return F.layer_norm(h, h.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def rescaled(self, p, c: float) -> dict[str, torch.Tensor]:
+        """Parameters of the same function whose stream h_0..h_L is c times as large.
+
+        Normalisation ignores the scale of its input (up to its eps of 1e-5), so scaling what writes to the stream changes no
+        logit; without a terminal LN the head divides the factor out again.
+        """
+        q = {k: v * c if k.startswith(tuple(self.writers())) else v for k, v in p.items()}
+        if not self.terminal_ln:
+            q["readout.head.weight"] = p["readout.head.weight"] / c
+        return q
+
+    def writers(self):
+        """Prefixes of the parameters that `rescaled` multiplies."""
+        return ["embed."] + [f"blocks.{l}.fc2." for l in range(self.depth)]
+
+
+def through(product, p, name, x):
+    """product(W, x), whose derivative by x is that of product(B, x) where p has feedback B for this weight."""
+    out, back = product(p[f"{name}.weight"], x), p.get(f"{name}.feedback")
+    if back is None:
+        return out
+    carried = product(back, x)
+    return out.detach() + carried - carried.detach()
+
+
+class Init:
+    """PyTorch's default inits drawn from one generator, collected in `p`."""
+
+    def __init__(self, generator):
+        self.generator, self.p = generator, {}
+
+    def uniform(self, name, *shape):
+        """Weight (and bias) uniform within 1/√fan_in: kaiming_uniform with a=√5, the default of Linear and Conv2d."""
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        self.p[f"{name}.weight"] = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
+        self.p[f"{name}.bias"] = torch.empty(shape[0]).uniform_(-bound, bound, generator=self.generator)
+
+    def normal(self, name, std, *shape, bias=True):
+        """Weight N(0, std²), zero bias."""
+        self.p[f"{name}.weight"] = torch.empty(shape).normal_(0, std, generator=self.generator)
+        if bias:
+            self.p[f"{name}.bias"] = torch.zeros(shape[0])
+
+    def norm(self, name, d):
+        self.p[f"{name}.weight"], self.p[f"{name}.bias"] = torch.ones(d), torch.zeros(d)

@@ -1,0 +1,47 @@
+"""Synthetic datasets, made where they are used: Gaussian inputs labelled by a random teacher, or plain ones for Toy LQ.
+
+Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and `gaussian64`.
+"""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import torch
+
+from .config import stream
+from .models import StudentNet
+
+TEACHER = re.compile(r"teacher-a(\d+\.\d+)-L(\d+)")
+NAMES = ("teacher-a1.0-L4", "gaussian64")
+WIDTH, CLASSES, TRAIN, TEST = 128, 10, 12800, 2560
+TEACHER_STD = 0.3  # of the second Linear of each of its blocks, times √(1/width): far enough from linear to need depth
+
+
+def is_synthetic(name: str) -> bool:
+    return name == "gaussian64" or TEACHER.fullmatch(name) is not None
+
+
+def tensors(name: str):
+    """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer labels below 10."""
+    features = WIDTH if TEACHER.fullmatch(name) else 64
+    x = torch.randn(TRAIN + TEST, 1, 1, features, generator=stream(0, f"{name}.inputs"))
+    if match := TEACHER.fullmatch(name):
+        y = labels(x, float(match[1]), int(match[2]), stream(0, f"{name}.teacher"))
+    else:
+        y = torch.randint(0, CLASSES, (len(x),), generator=stream(0, f"{name}.labels"))
+    return x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]
+
+
+@torch.no_grad()
+def labels(x, alpha, depth, generator):
+    """The class that a random StudentNet with larger block outputs than at a student's init gives each input."""
+    cfg = SimpleNamespace(width=WIDTH, depth=depth, terminal_ln=False, residual=True, model_options={"alpha": alpha})
+    teacher = StudentNet(cfg, x.shape[1:], CLASSES)
+    p = teacher.init(generator)
+    for l in range(depth):
+        w = p[f"blocks.{l}.fc2.weight"]
+        w.mul_(TEACHER_STD / w.std())
+    logits = teacher.readout(p, teacher.states(p, teacher.embed(p, x))[-1])
+    return (logits - logits.mean(0)).argmax(-1)

@@ -1,0 +1,365 @@
+"""Oracles of learned, relaxed and structured credit, and of blends and schedules, in float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import member, scramble, tiny
+from test_methods import exact_gradient, forward, gap, gradient
+
+from faeval_core import METHODS, RunConfig, data
+from faeval_core.config import stream
+from faeval_core.training import Ensemble, build, initial
+
+
+def shallow(method, x, **changes):
+    """A scrambled member on some of the images, with its states, logits and exact credit."""
+    method, model, p, s = member(tiny(method, **changes))
+    p = {k: v if k.startswith("aux.") else w for (k, v), w in zip(p.items(), scramble(p, scale=0.1).values())}
+    hs, logits = forward(model, p, x[0])
+    exact = METHODS["bp"](method.cfg, model).credit(p, s, hs, logits, x[1])
+    return method, model, p, s, [h.detach() for h in hs], logits.detach(), exact
+
+
+def error(found, wanted):
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, wanted))
+
+
+# -- equilibrium propagation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric, order", [(False, 1), (True, 2)])
+def test_eps_contrast_tends_to_bp_as_beta_vanishes(batch, symmetric, order):
+    """At a converged fixed point the credit's relative error falls as β (one-sided) or β² (symmetric)."""
+    options = {"steps": 600, "step": 0.3, "symmetric": symmetric}
+    method, model, p, s, hs, logits, exact = shallow("ep", batch, options=options, width=8)
+    errors = []
+    for beta in (0.01, 0.005, 0.0025):
+        s["beta"] = torch.tensor(beta, dtype=torch.float64)
+        errors.append(error(method.credit(p, s, hs, logits, batch[1]), exact))
+    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    print(f"EP, order {order}: relative errors {errors}, slopes {slopes}")
+    assert errors[-1] < 0.03 and slopes == pytest.approx([order, order], abs=0.15)
+    s["beta"] = torch.tensor(1e-6, dtype=torch.float64)
+    s["penalty"] = s["penalty_h0"] = torch.tensor(0.0)
+    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < 1e-4
+
+
+def test_ep_hears_one_level_per_relaxation_step(batch):
+    """No back-propagation inside: after k steps the nudge has reached the k highest levels and no other."""
+    for steps in (1, 2, 3):
+        method, model, p, s, hs, logits, _ = shallow("ep", batch, options={"steps": steps})
+        reached = [a.norm() > 1e-9 for a in method.credit(p, s, hs, logits, batch[1])]
+        assert reached == [False] * (4 - steps) + [True] * steps
+
+
+def test_ep_holds_h0_where_told(batch):
+    options = {"relax_h0": False}
+    method, model, p, s, hs, logits, _ = shallow("ep", batch, options=options, embedding="init")
+    found = method.credit(p, s, hs, logits, batch[1])
+    assert not found[0].any() and found[1].norm() > 0
+
+
+# -- structured feedback ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kp", "signsym"])
+def test_structured_feedback_of_the_true_weights_is_bp(batch, name, monkeypatch):
+    method, model, p, s, hs, logits, exact = shallow(name, batch)
+    weights = {f"{k}.feedback": p[f"{k}.weight"] for k in method.weights(p)}
+    assert len(weights) == 2 * model.depth and error(method.credit(p, s, hs, logits, batch[1]), exact) > 1e-3
+    monkeypatch.setattr(method, "feedback", lambda p, s: weights)
+    assert error(method.credit(p, s, hs, logits, batch[1]), exact) < 1e-12
+
+
+def test_structured_credit_travels_through_feedback_alone(batch):
+    """With B = 0 the skip connection is all that is left: every level gets δ_L, whatever the weights."""
+    method, model, p, s, hs, logits, exact = shallow("kp", batch)
+    p = {k: v * 0 if k.startswith("aux.") else v for k, v in p.items()}
+    for a in method.credit(p, s, hs, logits, batch[1]):
+        torch.testing.assert_close(a, exact[-1])
+
+
+def test_sign_symmetric_feedback_has_the_weights_signs_and_scale(batch):
+    method, model, p, s, *_ = shallow("signsym", batch)
+    for k, b in method.feedback(p, s).items():
+        w = p[k.replace("feedback", "weight")]
+        assert torch.equal(b.sign(), w.sign()) and b.abs().std() < 1e-12
+        assert b.pow(2).mean().item() == pytest.approx(w.pow(2).mean().item())
+
+
+def test_kolen_pollacks_feedback_converges_to_the_weights(pixels):
+    """B gets W's updates, so B - W shrinks by the decay (1 - lr·wd) a step and by nothing else."""
+    cfg = tiny("kp", epochs=60, schedule="constant", lr=1e-2, weight_decay=1.0)
+    ensemble = Ensemble([cfg], pixels)
+    names = ensemble.method.weights(ensemble.member(0)[0])
+    def distances():
+        return torch.stack([(ensemble.params[f"{k}.weight"] - ensemble.params[f"aux.{k}"]).norm() for k in names])
+    start = distances()
+    for _ in range(cfg.epochs):
+        ensemble.run_epoch()
+    torch.testing.assert_close(distances() / start, torch.full((len(names),), 0.99**600), rtol=5e-2, atol=0)
+    p = ensemble.member(0)[0]
+    cosines = [F.cosine_similarity(p[f"{k}.weight"].flatten(), p[f"aux.{k}"].flatten(), 0) for k in names]
+    print(f"Kolen-Pollack: ‖B - W‖ fell to {distances() / start} of its start; cos(B, W) {cosines}")
+    assert min(cosines) > 0.95
+
+
+# -- learned credit -----------------------------------------------------------------------------------------------------
+
+
+def test_vector_fields_slopes_in_every_direction_are_the_bp_gradient(batch):
+    """M = width orthonormal directions and a small step: Σ slope·v is the gradient, to O(ε²) central and O(ε) one-sided."""
+    for one_sided, order in ((False, 2), (True, 1)):
+        method, model, p, s, hs, logits, exact = shallow("vec", batch, options={"one_sided": one_sided})
+        eye = torch.eye(12, dtype=torch.float64)[:, None].expand(-1, len(batch[1]), -1)
+        errors = []
+        for step in (1e-2, 1e-3):
+            found = method.slopes(p, hs, batch[1], [eye] * len(hs), step)
+            errors.append(error([(slope[..., None] * v).sum(0) for v, slope in found], exact))
+        print(f"vec, order {order}: relative errors {errors}")
+        assert errors[1] < (1e-5 if order == 2 else 5e-3) and math.log10(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("target", ["fd", "shuffled", "zero"])
+def test_vector_fields_loss_vanishes_at_its_own_target(batch, target, monkeypatch):
+    """The exact gradient fits the differences and zero the zero target; the other does not, and neither fits shuffled ones."""
+    method, model, p, s, hs, logits, exact = shallow("vec", batch, options={"target": target, "fd_step": 1e-4, "tw": 0.0})
+    candidates = {"fd": exact, "zero": [torch.zeros_like(a) for a in exact]}
+    losses = {}
+    for name, field in candidates.items():
+        monkeypatch.setattr(method, "field", lambda *a, field=field: field)
+        losses[name] = float(method.auxiliary(p, s, hs, logits, batch[1])[0])
+    assert losses.get(target, 0) < 1e-5 and all(v > 0.1 for k, v in losses.items() if k != target)
+
+
+def toy(name, **options):
+    cfg = RunConfig(name, dataset="gaussian64", model="toylq", width=64, depth=3, augment=False, epochs=2, options=options)
+    method, model, p, s = member(cfg, (1, 1, 64), 10)
+    x, y = data.load("gaussian64").train_x[:32].double(), data.load("gaussian64").train_y[:32]
+    hs, logits = forward(model, p, x)
+    weights = [torch.eye(64, dtype=torch.float64) + p[f"blocks.{l}.fc2.weight"] for l in range(3)]
+    costate = [(logits - F.one_hot(y, 10)) @ p["readout.head.weight"]]
+    for a in reversed(weights):
+        costate.insert(0, costate[0] @ a)
+    return method, model, p, s, hs, logits, y, costate
+
+
+def test_toy_lq_costate_is_closed_form():
+    method, model, p, s, hs, logits, y, costate = toy("bp")
+    assert error(method.credit(p, s, hs, logits, y), costate) < 1e-12
+    gradients = gradient(method, p, {**s, "process": s["process"] * 0}, hs[0], y)
+    torch.testing.assert_close(gradients["blocks.1.fc2.bias"], costate[2].mean(0))
+
+
+def test_credit_bridge_with_the_exact_value_is_the_exact_costate(monkeypatch):
+    """V = the quadratic cost to go: credit is the costate, and bridge, terminal value and gradient matching all vanish."""
+    method, model, p, s, hs, logits, y, costate = toy("cb")
+
+    def value(p, hs, code, levels=None):
+        levels = range(len(hs)) if levels is None else levels
+        out = []
+        for h, l in zip(hs, levels):
+            out.append(model.losses(model.readout(p0, model.states(p0, h, l)[-1]), y.repeat(len(h) // len(y))))
+        return torch.stack(out)
+
+    p0 = p
+    monkeypatch.setattr(method, "values", value)
+    assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
+    s["noise"] = torch.tensor(0.0, dtype=torch.float64)
+    assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
+    s["noise"] = torch.tensor(0.1, dtype=torch.float64)
+    assert float(method.auxiliary(p, s, hs, logits, y)[0]) > 1e-4
+
+
+def test_soft_minimum_by_hand(batch, monkeypatch):
+    """-λ log mean_k exp(-V_k / λ): between the minimum and the mean of the copies' values, and equal values pass unchanged."""
+    method, model, p, s, hs, logits, _ = shallow("cb", batch, options={"tgw": 0.0, "K": 2, "temperature": 0.5})
+    copies = iter([torch.tensor([[1.0] * 32 + [3.0] * 32] * 3).double(), torch.zeros(4, 32).double()])
+    monkeypatch.setattr(method, "values", lambda *a: next(copies))
+    target = -0.5 * math.log((math.exp(-1 / 0.5) + math.exp(-3 / 0.5)) / 2)
+    terminal = F.cross_entropy(logits, batch[1], reduction="none").pow(2).mean()
+    found, moved = method.auxiliary(p, s, hs, logits, batch[1])
+    assert 1 < target < 2 and float(found) == pytest.approx(3 * target**2 + terminal.item(), rel=1e-9)
+
+
+def test_credit_bridge_average_follows(batch):
+    method, model, p, s, hs, logits, _ = shallow("cb", batch)
+    moved = {k: v + 1 for k, v in p.items() if k.startswith("aux.")}
+    _, changed = method.auxiliary({**p, **moved}, s, hs, logits, batch[1])
+    for k in moved:
+        torch.testing.assert_close(changed[f"ema.{k}"], s[f"ema.{k}"] + 0.005 * (moved[k] - s[f"ema.{k}"]), rtol=1e-4, atol=1e-8)
+
+
+def test_state_bridge_on_a_linear_system_is_exact(monkeypatch):
+    """G = the linear flow to the end: credit is the costate, and the net's own loss vanishes."""
+    method, model, p, s, hs, logits, y, costate = toy("sb")
+    unit = hs[-1].square().mean().sqrt()
+    monkeypatch.setattr(method, "net", lambda p0, hs, code: [model.states(p, h, l)[-1] / unit for l, h in enumerate(hs)])
+    assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
+    assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
+
+
+def test_local_losses_by_hand(batch):
+    method, model, p, s, hs, logits, _ = shallow("local", batch)
+    for l, a in enumerate(method.credit(p, s, hs, logits, batch[1])):
+        h = hs[l].clone().requires_grad_()
+        told = F.linear(F.layer_norm(h, (12,)), p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"])
+        torch.testing.assert_close(a, torch.autograd.grad(F.cross_entropy(told, batch[1], reduction="sum"), h)[0])
+
+
+@pytest.mark.parametrize("code, size", [("eT", 4), ("deltaL", 12), ("eT_hL", 36), ("deltaL_hL", 44)])
+def test_conditioning_codes(batch, code, size):
+    method, model, p, s, hs, logits, exact = shallow("sb", batch, options={"code": code})
+    found = method.code(p, s, hs, logits, batch[1])
+    assert found.shape == (32, size)
+    head = model.output_error(logits, batch[1]) if code.startswith("eT") else F.normalize(exact[-1], dim=-1) * 12**0.5
+    torch.testing.assert_close(found[:, : head.shape[1]], head, rtol=1e-3, atol=1e-4)
+
+
+# -- the three update rules ---------------------------------------------------------------------------------------------
+
+
+def test_target_shift_is_the_inner_product_with_normalised_credit(batch):
+    """½‖h + f - sg(h + f - η a_norm)‖² has the gradient η a_norm: DFA's rules differ by η and the normalisation alone."""
+    target, model, p, s = member(tiny("dfa", rule="target", eta=0.3))
+    inner = METHODS["dfa"](tiny("dfa", credit_norm="sample_rms"), model)
+    p = scramble(p)
+    a, b = gradient(target, p, s, *batch), gradient(inner, p, s, *batch)
+    blocks = [k for k in p if k.startswith("blocks.")]
+    assert gap({k: a[k] for k in blocks}, {k: 0.3 * b[k] for k in blocks}) < 1e-12
+
+
+def test_cosine_rule_does_not_change_the_outputs_length(batch):
+    """The gradient of cos(f, a) by f is orthogonal to f, and turns it away from a."""
+    method, model, p, s = member(tiny("dfa", rule="cosine"))
+    f, a = torch.randn(2, 5, 12, dtype=torch.float64)
+    f.requires_grad_()
+    (g,) = torch.autograd.grad(method.push(f, a), f)
+    assert (g * f).sum(1).abs().max() < 1e-12
+    assert ((g * a).sum(1) > 0).all()
+
+
+# -- blends and schedules -----------------------------------------------------------------------------------------------
+
+
+def weights(cfg, pixels, epochs=None):
+    ensemble = Ensemble([cfg], pixels)
+    for _ in range(epochs or cfg.epochs):
+        ensemble.run_epoch()
+    return ensemble.member(0)[0]
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vec", {"alpha": 0.0}), ("sb", {"alpha": 0.0}), ("cb", {"wr": 1.0}), ("vec", {"start": 2}),
+        ("vec", {"source": "gaussian", "alpha": 0.0}),
+    ],
+)
+def test_a_blend_that_never_leaves_dfa_is_dfa(pixels, name, options):
+    found, dfa = weights(tiny(name, options=options), pixels), weights(tiny("dfa"), pixels)
+    assert all(torch.equal(found[k], v) for k, v in dfa.items())
+
+
+def test_a_schedule_that_stops_at_the_end_is_its_first_method(pixels):
+    found, plain = (weights(tiny("vec", options=o), pixels) for o in ({"stop": 2}, {}))
+    assert all(torch.equal(found[k], v) for k, v in plain.items())
+    other = weights(tiny("vec", options={"stop": 1}), pixels)
+    assert not torch.equal(other["blocks.0.fc1.weight"], plain["blocks.0.fc1.weight"])
+
+
+def blend(depth=3, epochs=10, **options):
+    cfg = tiny("vec", depth=depth, epochs=epochs, options=options)
+    method = build(cfg, (3, 8, 8), 4)[0]
+    return [[round(w, 6) for w in method.at_epoch(cfg, e)["blend"].tolist()] for e in range(epochs)]
+
+
+def test_blend_weights_over_epochs_and_levels():
+    assert [w[0] for w in blend(wr=0.2)] == [0, 0] + [1] * 8
+    assert [w[0] for w in blend(start=3, stop=6, alpha=0.5)] == [0] * 3 + [0.5] * 3 + [0] * 4
+    assert [w[0] for w in blend(epochs=5, decay=True)] == [1, 0.75, 0.5, 0.25, 0]
+    assert blend(last=1)[0] == [0, 0, 0, 1] and blend(last=2)[0] == [0, 0, 1, 1] and blend()[0] == [1] * 4
+
+
+def test_credit_is_the_blend_of_its_parts(batch):
+    for mix in ("raw", "unit", "dfa"):
+        method, model, p, s, hs, logits, _ = shallow("vec", batch, options={"mix": mix, "alpha": 0.25})
+        args = p, s, hs, logits, batch[1]
+        parts, found = method.parts(*args), method.credit(*args)
+        for a, aux, dfa in zip(found, parts["aux"], parts["dfa"]):
+            size = {"raw": (1, 1), "unit": (rms(aux) + 1e-6, rms(dfa) + 1e-6), "dfa": (rms(aux) / rms(dfa), 1)}[mix]
+            torch.testing.assert_close(a, 0.25 * aux / size[0] + 0.75 * dfa / size[1], rtol=1e-3, atol=1e-6)
+
+
+def rms(a):
+    return a.pow(2).mean(1, keepdim=True).sqrt()
+
+
+def test_controls_of_the_blend(batch):
+    method, model, p, s, hs, logits, _ = shallow("vec", batch, options={"source": "scaled_dfa", "alpha": 0.5})
+    args = p, s, hs, logits, batch[1]
+    plain = METHODS["vec"](tiny("vec", options={"alpha": 0.5}), model)
+    for a, dfa, blended in zip(method.credit(*args), method.direct(s, logits, batch[1]), plain.credit(*args)):
+        torch.testing.assert_close(F.normalize(a, dim=1), F.normalize(dfa, dim=1))
+        torch.testing.assert_close(a.norm(dim=1), blended.norm(dim=1))
+    for inputs, alike in (("time", False), ("constant", True)):
+        method, model, p, s, *_ = shallow("vec", batch, options={"inputs": inputs})
+        found = torch.stack(method.field(p, s, hs, logits, batch[1]))
+        assert (found - found[:, :1]).abs().max() < 1e-12  # every sample gets the same
+        assert bool((found - found[:1]).abs().max() < 1e-12) == alike
+
+
+@pytest.mark.parametrize("options, learns", [({"freeze_after": 0}, []), ({"freeze_after": 1}, [0]), ({"refit_every": 2}, [0, 2])])
+def test_an_auxiliary_net_learns_when_it_may(pixels, options, learns):
+    cfg = tiny("vec", epochs=3, options=options)
+    ensemble, moved = Ensemble([cfg], pixels), []
+    for epoch in range(3):
+        before = ensemble.params["aux.mid0.weight"].clone()
+        ensemble.run_epoch()
+        moved += [] if torch.equal(before, ensemble.params["aux.mid0.weight"]) else [epoch]
+    assert moved == learns
+
+
+def test_estimators_leave_the_net_as_it_is(pixels):
+    cfg = tiny("sb", train_net=False)
+    start = initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
+    found = weights(cfg, pixels)
+    for k, v in found.items():
+        assert torch.equal(v, start[k]) != k.startswith("aux.")
+
+
+def test_a_run_continues_the_feedback_and_the_net_of_its_upstream(store):
+    """A vector field that starts from a DFA run has DFA's feedback, and one that starts from a fitted field its net."""
+    from faeval_core import run
+
+    first = tiny("dfa")
+    fit = tiny("vec", upstream=first, upstream_epoch=2, train_net=False)
+    on = tiny("vec", upstream=fit, upstream_epoch=2, options={"freeze_after": 0, "alpha": 0.5})
+    run([on], store, progress=False)
+    a, b, c = (store.load_tensors(store.snapshot_path(x, 2))[0] for x in (first, fit, on))
+    assert torch.equal(a["embed.weight"], b["embed.weight"]) and not torch.equal(b["embed.weight"], c["embed.weight"])
+    assert torch.equal(b["aux.mid0.weight"], c["aux.mid0.weight"])
+    states = [initial(x, build(x, (3, 8, 8), 4)[0])[1]["feedback"] for x in (first, tiny("vec"))]
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("cb", {"wr": 1.5}, "wr .* must lie in \\[0, 1\\], not 1.5"), ("vec", {"M": 0}, "M .* at least 1, not 0"),
+    ("sb", {"code": "eL"}, "eT, deltaL, eT_hL, deltaL_hL, not 'eL'"), ("vec", {"target": "exact"}, "one of fd, shuffled"),
+    ("cb", {"temperature": 0.0}, "temperature above 0"), ("ep", {"beta": 0.0}, "beta and step above 0"),
+    ("ep", {"relax_h0": False}, "embedding to 'init' or 'exact'"),
+    ("vec", {"alpha": -0.1}, "alpha"), ("sb", {"hidden": 0}, "hidden"),
+])  # fmt: skip
+def test_bad_options_are_refused_before_training(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(name, options=options)
+
+
+def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels):
+    cfg = tiny("cb")
+    one, two = Ensemble([cfg], pixels), Ensemble([cfg.with_(seed=7), cfg], pixels)
+    assert torch.equal(one.noise(0, 8)["bridge.1"], two.noise(1, 8)["bridge.1"])
+    assert not torch.equal(two.noise(0, 8)["bridge.1"], two.noise(1, 8)["bridge.1"])
+    assert stream(1, "noise", 0).initial_seed() == one.generators[0].initial_seed()

@@ -1,0 +1,209 @@
+"""Every model against PyTorch's own modules, and every method on every model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import full, member, scramble, tiny
+from test_methods import gap, gradient
+
+from faeval_core import METHODS, RunConfig, data
+from faeval_core.models import MODELS
+from faeval_core.training import Ensemble, build, initial
+
+KINDS = {
+    "resmlp": {},
+    "studentnet": {"model_options": {"alpha": 0.5}},
+    "vitmini": {"model_options": {"patch": 4, "heads": 2}, "depth": 2},
+    "convnet": {"model_options": {"channels": 4}},
+    "toylq": {"dataset": "gaussian64", "width": 64, "augment": False},
+}
+TRAINED = ("bp", "dfa", "fa", "sb", "cb", "ep")
+
+
+def kind(name, method="bp", **changes):
+    return tiny(method, model=name, **{**KINDS[name], **changes})
+
+
+@pytest.fixture(scope="module")
+def images(pixels):
+    return {name: data.Pixels(data.load("gaussian64")) if name == "toylq" else pixels for name in KINDS}
+
+
+def test_vit_blocks_are_torchs_encoder_layers(batch):
+    """h + f(h) = nn.TransformerEncoderLayer with norm_first, GELU and no dropout; patches = a strided convolution."""
+    method, model, p, s = member(kind("vitmini"))
+    p, x = scramble(p), batch[0]
+    h = model.embed(p, x)
+    conv = F.conv2d(x, p["embed.patches.weight"].view(12, 3, 4, 4), p["embed.patches.bias"], stride=4)
+    torch.testing.assert_close(h[:, 1:], conv.flatten(2).transpose(1, 2) + p["embed.position"][1:])
+    torch.testing.assert_close(h[:, 0], (p["embed.cls"] + p["embed.position"][:1]).expand(32, -1))
+    layer = torch.nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    layer.double()
+    names = {
+        "ln1": "norm1", "ln2": "norm2", "qkv": "self_attn.in_proj_", "proj": "self_attn.out_proj", "fc1": "linear1",
+        "fc2": "linear2",
+    }  # fmt: skip
+    state = {}
+    for ours, theirs in names.items():
+        for part in ("weight", "bias"):
+            state[f"{theirs}{part}" if theirs.endswith("_") else f"{theirs}.{part}"] = p[f"blocks.1.{ours}.{part}"]
+    layer.load_state_dict(state)
+    torch.testing.assert_close(model.add(h, model.block(p, 1, h)), layer(h))
+
+
+def torch_convnet(p):
+    def stage(name, c_in, c_out):
+        conv, bn = torch.nn.Conv2d(c_in, c_out, 3, padding=1, bias=False).double(), torch.nn.BatchNorm2d(c_out).double()
+        conv.load_state_dict({"weight": p[f"{name}.conv.weight"]})
+        running = {"running_mean": p[f"{name}.bn.mean"], "running_var": p[f"{name}.bn.var"]}
+        bn.load_state_dict({"weight": p[f"{name}.bn.weight"], "bias": p[f"{name}.bn.bias"], **running}, strict=False)
+        return [conv, bn, torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+
+    fc, head = torch.nn.Linear(16, 12).double(), torch.nn.Linear(12, 4).double()
+    for layer, name in ((fc, "blocks.2.fc"), (head, "readout.head")):
+        layer.load_state_dict({k: p[f"{name}.{k}"] for k in ("weight", "bias")})
+    stages = stage("embed", 3, 4) + stage("blocks.0", 4, 8) + stage("blocks.1", 8, 16)
+    return torch.nn.Sequential(*stages, torch.nn.Flatten(), fc, torch.nn.ReLU(), head)
+
+
+def test_convnet_is_torchs_sequential_in_training_and_evaluation(batch):
+    """Outputs, gradients and the running statistics after a training pass, with torch's own BatchNorm2d."""
+    method, model, p, s = member(kind("convnet"))
+    p, (x, y) = {k: v.abs() + 0.1 if k.endswith("var") else v for k, v in scramble(p).items()}, batch
+    net = torch_convnet(p)
+    logits = model.readout(p, model.states(p, model.embed(p, x))[-1])
+    torch.testing.assert_close(logits, net.eval()(x))
+    leaves = {k: v.clone().requires_grad_() for k, v in p.items()}
+    scalar, (loss, changed) = method.surrogate(leaves, s, x, y)
+    wanted = F.cross_entropy(net.train()(x), y)
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted.detach())
+    scalar.backward()
+    torch.testing.assert_close(leaves["embed.conv.weight"].grad, net[0].weight.grad)
+    torch.testing.assert_close(leaves["blocks.1.bn.weight"].grad, net[9].weight.grad)
+    for name, layer in (("embed", net[1]), ("blocks.0", net[5]), ("blocks.1", net[9])):
+        torch.testing.assert_close(changed[f"{name}.bn.mean"], layer.running_mean)
+        torch.testing.assert_close(changed[f"{name}.bn.var"], layer.running_var)
+
+
+def test_running_statistics_follow_training_and_are_not_optimised(pixels):
+    ensemble = Ensemble([kind("convnet", seed=s, epochs=4, augment=False) for s in (1, 2)], pixels)
+    assert not any(k.endswith((".mean", ".var")) for k in ensemble.trained)
+    for _ in range(4):
+        ensemble.run_epoch()
+    for m in (0, 1):
+        p, _ = ensemble.member(m)
+        assert p["blocks.0.bn.mean"].abs().max() > 0 and ensemble.accuracy(m) > 0.4
+    assert not torch.equal(ensemble.params["embed.bn.mean"][0], ensemble.params["embed.bn.mean"][1])
+
+
+def test_studentnets_activation_and_head(batch):
+    """φ_α(z) = (1-α) z + α tanh z; no terminal LN."""
+    method, model, p, s = member(kind("studentnet"))
+    z = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(model.activation(z), 0.5 * z + 0.5 * torch.tanh(z))
+    assert "readout.ln.weight" not in p
+    linear = build(kind("studentnet", model_options={"alpha": 0.0}), (3, 8, 8), 4)[1]
+    assert torch.equal(linear.activation(z), z)
+
+
+@pytest.mark.parametrize("name", [k for k in KINDS if k != "toylq"])
+def test_rescaling_preserves_the_function(batch, name):
+    method, model, p, s = member(kind(name))
+    p = {k: v.abs() + 0.5 if k.endswith("var") else v for k, v in scramble(p, scale=0.1).items()}
+    q = model.rescaled(p, 1e3)
+    plain, scaled = (model.states(r, model.embed(r, batch[0])) for r in (p, q))
+    torch.testing.assert_close(model.readout(q, scaled[-1]), model.readout(p, plain[-1]), rtol=2e-3, atol=2e-3)
+    for a, b in zip(plain, scaled):
+        torch.testing.assert_close(b.norm(), a.norm() * 1e3, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_on_every_model(images, method, name):
+    """Member equals solo bit for bit, vmap agrees with the loop, everything trained moves, and the diagnostics are finite."""
+    configs = [kind(name, method, seed=s) for s in (1, 2)]
+    x, y = zip(*(images[name].subset("train", 64) for _ in configs))
+    steps = {}
+    for key, chosen, driver in (("both", configs, "loop"), ("solo", configs[1:], "loop"), ("vmap", configs, "vmap")):
+        ensemble = Ensemble(chosen, images[name], driver=driver)
+        for _ in range(2):
+            ensemble.step(torch.stack(x[: len(chosen)]), torch.stack(y[: len(chosen)]))
+        steps[key] = ensemble
+    p, start = steps["both"].member(1)[0], initial(configs[1], steps["both"].method)[0]
+    for k, v in p.items():
+        assert torch.equal(v, steps["solo"].member(0)[0][k]), k
+        close = (v - steps["vmap"].member(1)[0][k]).abs().max() / v.abs().max().clamp_min(1e-2)
+        assert close < 1e-2 and v.isfinite().all(), k  # Adam's first steps turn the rounding of small gradients into steps
+        assert not torch.equal(v, start[k]) or "ln.bias" in k or (method, name) == ("ep", "toylq"), k
+
+
+@pytest.mark.parametrize("name", ["vitmini", "convnet", "toylq"])
+def test_diagnostics_on_other_models(images, name):
+    cfg = kind(name, "dfa")
+    found = Ensemble([cfg], images[name]).diagnose(0)
+    levels = MODELS[name](cfg, images[name].data.image_shape, 4).depth + 1
+    assert len(found["gamma"]) == levels and None not in found["gamma"] + found["rho"] + found["twin"]
+    exact = Ensemble([kind(name, "bp")], images[name]).diagnose(0)
+    assert min(exact["gamma"]) > 1 - 1e-9 and min(exact["rho"]) > 0.99
+    assert (None in found["gamma_block"]) == (name == "convnet")  # whose neighbouring levels differ in size
+
+
+def test_gamma_on_tokens_leaves_out_those_without_gradient(images):
+    """At the top only the cls token has a gradient: Γ_L is the cosine there, whatever the credit of the others."""
+    method, model, p, s = member(kind("vitmini", "dfa"), batch=256)
+    found = full(method, scramble(p), s, images["vitmini"])
+    x, y = (t for t in images["vitmini"].subset("test", 256))
+    q = {k: v.float() for k, v in scramble(p).items()}
+    hs = model.states(q, model.embed(q, x))
+    top = hs[-1].detach().requires_grad_()
+    (g,) = torch.autograd.grad(model.losses(model.readout(q, top), y).sum(), top)
+    assert not g[:, 1:].any()
+    credit = method.direct({k: v.float() for k, v in s.items()}, model.readout(q, hs[-1]).detach(), y)[-1]
+    wanted = F.cosine_similarity(credit[:, 0].double(), g[:, 0].double()).mean().item()
+    assert found["gamma"][-1] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_fa_on_feature_maps_with_the_true_weights_is_bp(batch):
+    for name in ("convnet", "vitmini"):
+        method, model, p, s = member(kind(name, "fa"))
+        p, (x, y) = {k: v.abs() + 0.5 if k.endswith("var") else v for k, v in scramble(p, scale=0.1).items()}, batch
+        s |= {f"{k}.feedback": p[f"{k}.weight"] for k in method.weights(p)}
+        wanted = gradient(METHODS["bp"](method.cfg, model), p, s, x, y)
+        if name == "convnet":  # a batch's statistics depend on every sample: credit goes back through them as well
+            wanted = {k: v for k, v in wanted.items() if v.norm() > 1e-12}
+        found = gradient(method, p, s, x, y)
+        assert gap(found, {k: v for k, v in wanted.items() if v.norm() > 0}) < 1e-9, name
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"model": "vitmini", "terminal_ln": False}, "no control terminal_ln=False"), ({"model": "convnet", "depth": 4}, "depth 3"),
+    ({"model": "vitmini", "model_options": {"heads": 5}}, "heads that divide width"),
+    ({"model": "resmlp", "model_options": {"alpha": 1.0}}, "unknown option of model 'resmlp' 'alpha'"),
+    ({"model": "vit"}, "did you mean 'vitmini'"),
+])  # fmt: skip
+def test_a_model_that_cannot_be_built_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny("bp", **changes)
+
+
+def test_a_model_that_does_not_fit_the_images_is_refused(pixels):
+    for changes, message in (
+        ({"model": "vitmini", "model_options": {"patch": 3, "heads": 2}}, "patch 3 does not divide"),
+        ({"model": "toylq"}, "192 features"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Ensemble([tiny("bp", **changes)], pixels)
+
+
+def test_synthetic_datasets():
+    """Labels come from the named teacher, every class occurs, and pixels that are none cannot be cropped."""
+    found = data.load("teacher-a1.0-L4")
+    counts = torch.bincount(found.train_y, minlength=10)
+    assert found.image_shape == (1, 1, 128) and counts.min() > 200 and abs(found.train_x.std().item() - 1) < 0.01
+    assert torch.equal(data.Pixels(found).subset("train", 8)[0].sort(0)[0][0] * 0, torch.zeros(1, 1, 128))
+    assert found.fingerprint == data.load("teacher-a1.0-L4").fingerprint != data.load("teacher-a0.5-L4").fingerprint
+    from faeval_core import run
+
+    with pytest.raises(ValueError, match="set augment=False"):
+        run([RunConfig("bp", dataset="teacher-a1.0-L4", model="studentnet", width=8, epochs=1)], progress=False)
