@@ -1,7 +1,5 @@
 """The paper's generated part: macros and tables made from results, so that no number is typed."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +29,7 @@ class Study:
     outputs: list = field(default_factory=list, init=False)
 
     def __post_init__(self):
+        self.results, self.figures = Path(self.results), Path(self.figures)
         self.store = Store(self.results)
         figures.use_style()
 
@@ -84,17 +83,16 @@ class Study:
 
     def write(self, name: str, value) -> Path:
         """Write results/<folder>/<name>.json from plain data and note where it went."""
-        return self._note(publish_json(Path(self.results) / self.folder / f"{name}.json", rounded(value)))
+        path = publish_json(self.results / self.folder / f"{name}.json", rounded(value))
+        self._note(self.results, path)
+        return path
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""
-        for path in figures.save(fig, Path(self.figures), f"{self.folder}_{name}"):
-            self._note(path)
+        self._note(self.figures, *figures.save(fig, self.figures, f"{self.folder}_{name}"))
 
-    def _note(self, path):
-        root = Path(self.results) if Path(self.results) in path.parents else Path(self.figures)
-        self.outputs.append(f"{root.name}/{path.relative_to(root).as_posix()}")
-        return path
+    def _note(self, root, *paths):
+        self.outputs += [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths]
 
     def finish(self) -> str:
         """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read."""
@@ -102,7 +100,7 @@ class Study:
             "notebook": self.notebook, "state": self.state(), "claims": self.claims, "compared": self.compared,
             "paper": self.paper, "outputs": self.outputs, "runs": list(self.rows.values()),
         }  # fmt: skip
-        publish_json(Path(self.results) / "studies" / f"{self.notebook}.json", rounded(summary))
+        publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
 
 
