@@ -109,7 +109,7 @@ def _cached(name: str) -> Dataset:
     return data
 
 
-_loaded: dict[str, Dataset] = {}
+_loaded: dict[str, Dataset] = {}  # what `load` has read in this process
 BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
@@ -120,6 +120,14 @@ def registered() -> list[str]:
 
 def known_datasets() -> list[str]:
     return [*BUILT_IN, *registered()]
+
+
+def check_name(name: str, results) -> None:
+    """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
+    index = Path(results, "datasets.json")
+    valid = {*known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
+    if name not in valid:
+        raise ValueError(suggest("dataset", name, valid) + "; to add your own: python -m faeval_core data register")
 
 
 def load(name: str) -> Dataset:

@@ -1,6 +1,6 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import figures, runs, stats, tables
@@ -22,14 +22,11 @@ class Study:
     figures: Path | str = "../figures"
     train: bool = True
     device: str = "auto"
-    rows: dict = field(default_factory=dict, init=False)
-    claims: list = field(default_factory=list, init=False)
-    compared: list = field(default_factory=list, init=False)
-    paper: dict = field(default_factory=dict, init=False)  # macro name -> text, for the paper
-    outputs: list = field(default_factory=list, init=False)
 
     def __post_init__(self):
         self.results, self.figures = Path(self.results), Path(self.figures)
+        self.rows, self.claims, self.compared, self.outputs = {}, [], [], []
+        self.paper = {}  # macro name -> text, for the paper
         self.store = Store(self.results)
         figures.use_style()
 
@@ -38,24 +35,20 @@ class Study:
 
         arms: label, or tuple of the words of a label, -> configs.
         """
-        flat = [c for configs in arms.values() for c in configs]
-        found = dict(zip((c.id for c in flat), runs.run(flat, self.store, train=self.train, device=self.device)))
-        known = [r for r in found.values() if r is not None]
-        for arm, configs in arms.items():
-            label = arm if isinstance(arm, str) else " ".join(map(str, arm))
-            for c in configs:
-                record = found[c.id]
-                cost = 0.0 if record else round(runs.cost_seconds(c, known))
-                status = record.status if record else "not run"
-                self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
-        return {arm: [found[c.id] for c in configs if found[c.id] is not None] for arm, configs in arms.items()}
+        flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
+        records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
+        known = {r.config.id: r for r in records if r is not None}
+        for c, label in flat:
+            lacks = c.id not in known
+            cost, status = (round(runs.cost_seconds(c, known.values())), "not run") if lacks else (0.0, known[c.id].status)
+            self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
+        return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run, with the cost of the latter."""
-        rows = list(self.rows.values())
-        lacking = [r for r in rows if r["status"] == "not run"]
-        told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records"
-        told += f", {sum(r['status'] == 'diverged' for r in rows)} diverged"
+        lacking = [r for r in self.rows.values() if r["status"] == "not run"]
+        diverged = sum(r["status"] == "diverged" for r in self.rows.values())
+        told = f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, {diverged} diverged"
         if lacking:
             labels = "; ".join(dict.fromkeys(r["label"] for r in lacking))
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
