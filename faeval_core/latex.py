@@ -29,9 +29,9 @@ def escape(text: str) -> str:
 
 def macro_name(*words) -> str:
     """A LaTeX command name from words: letters only, digits spelt."""
-    digits = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))
-    text = "".join(w[:1].upper() + w[1:] for word in words for w in re.split(r"[^A-Za-z0-9]+", str(word)))
-    return "".join(digits.get(ch, ch) for ch in text)
+    digits = "Zero One Two Three Four Five Six Seven Eight Nine".split()
+    text = "".join(w[:1].upper() + w[1:] for word in words for w in re.split(r"[^A-Za-z0-9]+", word))
+    return re.sub(r"\d", lambda digit: digits[int(digit[0])], text)
 
 
 def tabular(header: list[str], rows: list[list[str]], columns: str) -> str:

@@ -79,12 +79,7 @@ class Store:
 
     def get(self, cfg: RunConfig) -> RunRecord | None:
         """The record of a run, or None; a damaged one counts as missing, with a warning."""
-        record = self._read(self.record_path(cfg))
-        if record and record.config != cfg:
-            told = f"record {self.record_path(cfg)} belongs to another config (a default has changed?) and counts as missing"
-            warnings.warn(told, stacklevel=2)
-            return None
-        return record
+        return self._read(self.record_path(cfg), cfg)
 
     def put(self, record: RunRecord) -> Path:
         return publish_json(self.record_path(record.config), record.to_json())
@@ -95,9 +90,12 @@ class Store:
         found = {p: self._read(p) for p in paths if p.stem.rpartition("-")[0] in METHODS}
         return [r for p, r in found.items() if r and p == self.record_path(r.config)]  # else: of an older version of its method
 
-    def _read(self, path):
+    def _read(self, path, cfg=None):
         try:
-            return RunRecord.from_json(json.loads(path.read_bytes()))
+            record = RunRecord.from_json(json.loads(path.read_bytes()))
+            if cfg not in (None, record.config):
+                raise ValueError("it belongs to another config; has a default changed?")
+            return record
         except FileNotFoundError:
             return None
         except UNREADABLE as e:

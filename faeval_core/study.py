@@ -39,8 +39,8 @@ class Study:
         records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
         for c, label in flat:
-            lacks = c.id not in known
-            cost, status = (round(runs.cost_seconds(c, known.values())), "not run") if lacks else (0.0, known[c.id].status)
+            status = known[c.id].status if c.id in known else "not run"
+            cost = 0.0 if c.id in known else round(runs.cost_seconds(c, known.values()))
             self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
         return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
 
@@ -54,11 +54,10 @@ class Study:
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
 
-    def claim(self, name: str, statement: str, values, above=None, below=None) -> str:
-        """Decide a claim about the mean of `values` (one per seed) against a bound, note it, and return the line to print."""
-        decided = stats.decide(values, above=above, below=below)
-        found = stats.interval(values)
-        bound = {"above": above} if above is not None else {"below": below}
+    def claim(self, name: str, statement: str, values, **bound) -> str:
+        """Decide a claim about the mean of `values` (one per seed) against a bound (above=x or below=x), note it, and return
+        the line to print."""
+        decided, found = stats.decide(values, **bound), stats.interval(values)
         self.claims.append({"name": name, "statement": statement, "decided": decided, "interval": str(found), **bound})
         return f"{decided:>14} | {statement} | {found if found else 'no records'}"
 
@@ -74,11 +73,9 @@ class Study:
         """What `compare` has collected, as a table with the reference values and the verdict of each row."""
         return tables.beside(self.compared)
 
-    def write(self, name: str, value) -> Path:
+    def write(self, name: str, value):
         """Write results/<folder>/<name>.json from plain data and note where it went."""
-        path = publish_json(self.results / self.folder / f"{name}.json", rounded(value))
-        self._note(self.results, path)
-        return path
+        self._note(self.results, publish_json(self.results / self.folder / f"{name}.json", rounded(value)))
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""

@@ -104,7 +104,7 @@ KEY = ["experiment", "condition", "metric"]
 OURS = ["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
 
 
-def judged(compared) -> pd.DataFrame:
+def with_ours(compared) -> pd.DataFrame:
     """Every reference row, with our columns where `compared` (what studies have noted) names it."""
     rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
     keys = list(rows[KEY].itertuples(index=False, name=None))
@@ -117,14 +117,14 @@ def judged(compared) -> pd.DataFrame:
 
 def beside(compared) -> pd.DataFrame:
     """The reference rows that `compared` (a study's own list) names, with our columns."""
-    return judged(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
+    return with_ours(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
 
 
 def reproduction(results) -> pd.DataFrame:
     """Every reference row, with our columns (verdict: reproduced, differs, not run) and the notebook that made ours."""
     compared = [{**c, "notebook": name} for name, study in studies(results).items() for c in study["compared"]]
     made = pd.DataFrame(compared, columns=[*KEY, "notebook"]).drop_duplicates(KEY, keep="last")
-    return judged(compared).merge(made, how="left", on=KEY).fillna({"notebook": ""})
+    return with_ours(compared).merge(made, how="left", on=KEY).fillna({"notebook": ""})
 
 
 def source_map(results) -> pd.DataFrame:
