@@ -138,7 +138,8 @@ def run(args) -> int:
     records = runs.run(configs, store, device=args.device)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
-        accuracy, h = (f"{r.accuracy:.4f}", f"{r.curves['h_norm'][-1][-1]:.3g}") if r and r.final else ("-", "-")
+        last = (r.accuracy, r.curves["h_norm"][-1][-1]) if r and r.final else (None, None)
+        accuracy, h = ("-" if value is None else format(value, how) for value, how in zip(last, (".4f", ".3g")))
         rows.append((c.method, c.seed, r.status if r else "not run", accuracy, h, r.provenance["seconds"] if r else "-"))
     show(rows)
     if "study" in args:
@@ -161,7 +162,8 @@ def status(args) -> int:
             return records[c.id].status, 0
         return "not run", runs.cost_seconds(c, records.values()) * (1 - progress.get(c.id, 0) / c.epochs)
 
-    listed, kinds = {name: study["runs"] for name, study in studies(store.root).items()}, ("complete", "diverged", "not run")
+    listed = {name: study["runs"] for name, study in studies(store.root).items()}
+    kinds = ("complete", "diverged", "not run")
     table = [("study", "runs", *kinds, "time left")]
     for name, rows in (*listed.items(), ("total", sum(listed.values(), []))):
         found = {row["id"]: standing(row) for row in rows}.values()  # a run that two studies list counts once

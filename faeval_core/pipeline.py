@@ -120,8 +120,8 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         error, traceback = f"{type(e).__name__}: {e}", []
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
     started = [c for c in cells if c.metadata.papermill.start_time]
-    source = started[-1].source if started else ""
-    return {"cell": len(started), "source": source, "error": " ".join(error.split()), "traceback": traceback[-15:]}
+    last = started[-1].source if started else ""
+    return {"cell": len(started), "source": last, "error": " ".join(error.split()), "traceback": traceback[-15:]}
 
 
 def put_back(path: Path, copy: Path) -> None:
