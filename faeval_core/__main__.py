@@ -1,9 +1,8 @@
-"""The command line: python -m faeval_core reproduce | run | status | audit | data."""
+"""The command line: python -m faeval_core reproduce | run | status | audit | data register."""
 
 import argparse
 import ast
 import dataclasses
-import json
 import logging
 import runpy
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from . import data, runs
 from .config import CHOICES, RunConfig, suggest
+from .files import studies
 from .store import Store
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
@@ -43,6 +43,10 @@ def assignment(text):
     return name, list(value) if isinstance(value, tuple) else value
 
 
+def flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
 def parser() -> Parser:
     top = Parser(prog="python -m faeval_core", description="The command line of faeval_core.", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -70,16 +74,17 @@ def parser() -> Parser:
     p = command("run", "train runs that the store lacks and show them", run)
     p.add_argument("--method", type=names, help=f"one or more of {','.join(CHOICES['method'])}")
     p.add_argument("--seeds", "--seed", dest="seed", type=integers, help="one or more (default 42)")
-    p.add_argument("--option", action="append", dest="options", type=assignment, metavar="NAME=VALUE", help="of the method")
+    for owner, dest in (("", "options"), ("model-", "model_options")):
+        text = f"of the {owner.rstrip('-') or 'method'}"
+        p.add_argument(f"--{owner}option", action="append", dest=dest, type=assignment, metavar="NAME=VALUE", help=text)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
-    p.add_argument("--upstream", help="id of the run from whose weights after --upstream-epoch to start")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
-    for name, f in FIELDS.items():
-        flag, text = f"--{name.replace('_', '-')}", f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
-        if isinstance(f.default, bool):
-            p.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif flag not in p._option_string_actions and name != "options":
-            p.add_argument(flag, type=type(f.default), help=text)
+    for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
+        kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
+        if kind is bool:
+            p.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+        elif kind in (int, float, str) and name not in ("seed", "upstream_epoch"):
+            p.add_argument(flag(name), type=kind, help=text)
 
     command("status", "what the store has, lacks, and would cost, per study", status)
 
@@ -87,13 +92,12 @@ def parser() -> Parser:
     p.add_argument("method", help="name of a method, of faeval or of --method-file")
     p.add_argument("--seeds", type=integers, help="default 42,123,456")
     for name, default in (("dataset", "digits"), *((k, FIELDS[k].default) for k in ("epochs", "width", "depth"))):
-        p.add_argument(f"--{name}", type=type(default), help=f"default {default}")
+        p.add_argument(flag(name), type=type(default), help=f"default {default}")
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
-    p = command("data", "list datasets, or register images of your own", None)
+    p = command("data", "register images of your own", None)
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
-    command("list", "names, sizes and fingerprints", list_data, actions)
-    p = command("register", "decode train/<class>/* and test/<class>/* of a folder or tar archive", register_data, actions)
+    p = command("register", "decode train/<class>/* and test/<class>/* of a folder or tar archive", register, actions)
     p.add_argument("name")
     p.add_argument("path")
     for name in ("mean", "std"):
@@ -110,31 +114,21 @@ def reproduce(args) -> int:
     return 1 if manifest["failed"] else 0
 
 
-def studies(store) -> dict[str, list]:
-    """Notebook -> its rows {id, label, status, cost_seconds, config}, from results/studies/*.json."""
-    return {p.stem: json.loads(p.read_text())["runs"] for p in sorted((store.root / "studies").glob("*.json"))}
-
-
 def configs_of(args, store) -> list[RunConfig]:
     given = {k: v for k, v in vars(args).items() if k in FIELDS}
     if "study" in args:
         if given:
-            raise ValueError(f"--study names whole configs; leave out {', '.join('--' + k.replace('_', '-') for k in given)}")
-        known = studies(store)
+            raise ValueError(f"--study names whole configs; leave out {', '.join(map(flag, given))}")
+        known = studies(store.root)
         for name in args.study:
             if name not in known:
                 raise ValueError(suggest("study", name, known) + "; a notebook's first execution lists its runs")
-        configs = [RunConfig.from_dict(row["config"]) for name in args.study for row in known[name]]
+        configs = [RunConfig.from_dict(row["config"]) for name in args.study for row in known[name]["runs"]]
         return [c for c in configs if store.get(c) is None]
     if not given.get("method"):
         raise ValueError(f"run needs --method (one or more of {', '.join(CHOICES['method'])}) or --study")
     methods, seeds = given.pop("method"), given.pop("seed", [42])
-    given["options"] = dict(given.get("options", ()))
-    if "upstream" in given:
-        known = {r.config.id: r.config for r in store.all()}
-        if given["upstream"] not in known:
-            raise ValueError(suggest("upstream run", given["upstream"], known))
-        given["upstream"] = known[given["upstream"]]
+    given |= {k: dict(given.get(k, ())) for k in ("options", "model_options")}
     return [RunConfig(method=m, seed=s, **given) for m in methods for s in seeds]
 
 
@@ -146,10 +140,9 @@ def run(args) -> int:
     records = runs.run(configs, store, device=args.device)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
-        accuracy = "-" if r is None or r.accuracy is None else f"{r.accuracy:.4f}"
-        h = [f"{per_level[-1]:.3g}" for per_level in (r.curves["h_norm"] if r else ()) if per_level[-1] is not None]
-        seconds = f"{r.provenance['seconds']:.1f}" if r else "-"
-        rows.append((c.method, c.seed, r.status if r else "not run", accuracy, h[-1] if h else "-", seconds))
+        last = (r.accuracy, r.curves["h_norm"][-1][-1]) if r and r.final else (None, None)
+        accuracy, h = ("-" if value is None else format(value, how) for value, how in zip(last, (".4f", ".3g")))
+        rows.append((c.method, c.seed, r.status if r else "not run", accuracy, h, r.provenance["seconds"] if r else "-"))
     show(rows)
     if "study" in args:
         print(f"to take them up: python -m faeval_core reproduce --profile paper --notebooks {' '.join(args.study)}")
@@ -159,17 +152,20 @@ def run(args) -> int:
 def status(args) -> int:
     store = Store(args.results)
     records = {r.config.id: r for r in store.all()}
-    kept = {p.stem: store.load_tensors(p) for p in (store.root / "checkpoints").glob("*.safetensors") if "@" not in p.stem}
-    progress = {run_id: found[1]["epoch"] for run_id, found in sorted(kept.items()) if found}
+    checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
+    kept = {p.stem: store.load_tensors(p, only_meta=True) for p in checkpoints}
+    progress = {run_id: found[1]["epoch"] for run_id, found in kept.items() if found}
 
     def standing(row):  # (status, seconds left)
         if row["config"]["method"] not in CHOICES["method"]:  # a rule of the user's own that is not registered here
             return row["status"], row["cost_seconds"]
         c = RunConfig.from_dict(row["config"])
-        left = runs.cost_seconds(c, records.values()) * (1 - progress.get(c.id, 0) / c.epochs)
-        return (records[c.id].status, 0) if c.id in records else ("not run", left)
+        if c.id in records:
+            return records[c.id].status, 0
+        return "not run", runs.cost_seconds(c, records.values()) * (1 - progress.get(c.id, 0) / c.epochs)
 
-    listed, kinds = studies(store), ("complete", "diverged", "not run")
+    listed = {name: study["runs"] for name, study in studies(store.root).items()}
+    kinds = ("complete", "diverged", "not run")
     table = [("study", "runs", *kinds, "time left")]
     for name, rows in (*listed.items(), ("total", sum(listed.values(), []))):
         found = {row["id"]: standing(row) for row in rows}.values()  # a run that two studies list counts once
@@ -184,24 +180,15 @@ def status(args) -> int:
 
 def audit(args) -> int:
     from .audit import audit
-    from .pipeline import check_dataset
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
-    check_dataset(given.get("dataset", "digits"), Path(args.results))
+    data.check_name(given.get("dataset", "digits"), args.results)
     found = audit(**given)
     print(found.text)
     return 0 if all(found.arms.values()) else 1
 
 
-def list_data(args) -> int:
-    found = map(data.load, ("digits", *data.registered()))
-    rows = [(d.name, len(d.train_y), len(d.test_y), len(d.classes), d.fingerprint) for d in found]
-    show([("dataset", "train", "test", "classes", "fingerprint"), *rows])
-    print(f"registered in {data.data_home()}; downloaded at first use: {', '.join(data.TORCHVISION)}")
-    return 0
-
-
-def register_data(args) -> int:
+def register(args) -> int:
     if (args.mean is None) != (args.std is None) or min(args.std or [1]) <= 0:
         raise ValueError("give --mean and --std together, and std above 0")
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)

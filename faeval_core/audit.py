@@ -1,19 +1,14 @@
-"""An honest verdict on one rule: train it beside BP, DFA and the frozen baseline, measure, and write a page to show."""
-
-from __future__ import annotations
-
 import base64
 import html
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from string import Template
 
-from . import figures, protocol, runs, stats, tables
-from .config import CHOICES, RunConfig, suggest
+import matplotlib.pyplot as plt
+
+from . import figures, protocol, stats, study, tables
+from .config import RunConfig
 from .files import publish
-from .methods import METHODS
-from .store import Store
+from .methods import register
 
 AGAINST = ("bp", "dfa", "frozen")
 CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
@@ -35,12 +30,8 @@ class Audit:
     arms: dict
 
     @property
-    def rows(self):
-        return tables.audit_rows(self.arms)
-
-    @property
     def table(self):
-        return tables.audit_table(self.rows)
+        return tables.audit_table(tables.audit_rows(self.arms))
 
     @property
     def lines(self) -> list[str]:
@@ -65,19 +56,12 @@ class Audit:
 
     def figure(self):
         """Γ_l, ρ_l and the gradient norm per level, and test accuracy over epochs."""
-        import matplotlib.pyplot as plt
-
         figures.use_style()
         fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.4))
-        panels = (
-            ("gamma", "exact cosine with BP gradient, Γ_l"),
-            ("rho", "perturbation correlation, ρ_l"),
-            ("g_norm", "gradient norm, ‖g_l‖"),
-        )
-        for ax, (key, name) in zip(axes, panels):
+        names = ("exact cosine with BP gradient, Γ_l", "perturbation correlation, ρ_l", "gradient norm, ‖g_l‖")
+        for ax, key, name in zip(axes, ("gamma", "rho", "g_norm"), names):
             for i, (label, records) in enumerate(self.arms.items()):
-                rows = [r.final[key] for r in records if r.final]
-                figures.level_points(ax, rows, label, offset=0.06 * (i - 1.5))
+                figures.level_points(ax, [r.final[key] for r in records if r.final], label, offset=0.06 * (i - 1.5))
             ax.set(xlabel="level l", ylabel=name)
         axes[2].set_yscale("log")
         for label, records in self.arms.items():
@@ -88,49 +72,30 @@ class Audit:
 
     def page(self) -> str:
         """A self-contained HTML page: verdict, table, per-level figure, settings."""
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png", metadata={"Software": None})
         c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.method])
         setting = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {seeds}. {CONVENTION}"
         return PAGE.substitute(
             title=html.escape(f"Audit of {figures.title(self.method)}"), setting=html.escape(setting),
-            verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines),
-            table=self.table.T.to_html(border=0), image=base64.b64encode(buffer.getvalue()).decode(),
+            verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines), table=self.table.T.to_html(border=0),
+            image=base64.b64encode(figures.rendered(self.figure(), "png")).decode(),
         )  # fmt: skip
 
-    def save(self, path) -> Path:
-        return publish(Path(path), self.page())
 
-
-def audit(
-    method, *, seeds=(42, 123, 456), against=AGAINST, results="results", train=True, device="auto", html=None, **settings
-) -> Audit:
-    """Train `method` (a name, or a Method class to register) beside `against` and judge it by both protocols.
+def audit(method, *, seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings) -> Audit:
+    """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks and judge it by both protocols.
 
     settings: any field of RunConfig; the default here is the embedded digits at 100 epochs without augmentation. html: where to
     write the page. Runs already in `results` are not trained again. Raises ValueError for unknown names.
     """
-    if isinstance(method, type):
-        from .methods import register
-
-        method = register(method).name
-    if method not in METHODS:
-        raise ValueError(suggest("method", method, CHOICES["method"]))
-    if settings.get("dataset", "digits") == "digits":
-        settings = {"dataset": "digits", "augment": False, **settings}
-    base = RunConfig(method=method, **settings)
-    plain = {k: v for k, v in settings.items() if k != "options"}
-    if "frozen" not in against:
-        against = (*against, "frozen")
-    arms = {}
-    for name in dict.fromkeys((method, *against)):
-        changes = plain if name != "frozen" else {**plain, "penalty": 0.0}
-        configs = [base if name == method else RunConfig(method=name, **changes) for _ in seeds]
-        arms[name] = [c.with_(seed=s) for c, s in zip(configs, seeds)]
-    store = Store(results)
-    found = runs.run([c for configs in arms.values() for c in configs], store, train=train, device=device)
-    by_id = {r.config.id: r for r in found if r is not None}
-    done = Audit(method, base, {k: [by_id[c.id] for c in configs if c.id in by_id] for k, configs in arms.items()})
+    name = register(method).name if isinstance(method, type) else method
+    settings = {"dataset": "digits", **settings}
+    settings.setdefault("augment", settings["dataset"] != "digits")
+    base = RunConfig(name, **settings)
+    arms = {name: study.seeds(base, seeds)}
+    for other in AGAINST:
+        changes = {"penalty": 0.0} if other == "frozen" else {}
+        arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
+    done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
     if html:
-        done.save(html)
+        publish(html, done.page())
     return done

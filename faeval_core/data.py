@@ -5,8 +5,6 @@ image-folder tree or tar archive `train/<class>/*`, `test/<class>/*` can be regi
 Files live in $FAEVAL_DATA (default ~/.cache/faeval).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -16,14 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 
 from . import synthetic
 from .config import stream, suggest
-from .files import publish
+from .files import UNREADABLE, publish_tensors, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TORCHVISION = {  # name -> (torchvision class, mean, std)
@@ -70,7 +67,7 @@ class Dataset:
         return h.hexdigest()[:16]
 
 
-def _digits() -> Dataset:
+def _digits(name: str) -> Dataset:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -78,42 +75,43 @@ def _digits() -> Dataset:
     y = torch.from_numpy(raw.target).long()
     order = torch.randperm(len(y), generator=stream(0, "digits.split"))
     train, test = order[:1437], order[1437:]
-    return Dataset("digits", x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,))
+    return Dataset(name, x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,))
 
 
 def _torchvision(name: str) -> Dataset:
     import torchvision
 
     cls, mean, std = TORCHVISION[name]
+    tensors = []
     try:
-        parts = [getattr(torchvision.datasets, cls)(data_home(), train=t, download=True) for t in (True, False)]
+        for train in (True, False):
+            part = getattr(torchvision.datasets, cls)(data_home(), train=train, download=True)
+            x = torch.as_tensor(part.data)
+            x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+            tensors += [x.contiguous(), torch.as_tensor(part.targets).long()]
     except (OSError, RuntimeError) as e:
         raise DatasetMissing(
             f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). Connect once, or put "
             f"torchvision's files there, or use `--dataset digits`, or register a copy of your own: "
             f"python -m faeval_core data register NAME ARCHIVE_OR_FOLDER"
         ) from e
-
-    def tensors(part):
-        x = torch.as_tensor(part.data)
-        return (x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)).contiguous(), torch.as_tensor(part.targets).long()
-
-    (tx, ty), (vx, vy) = map(tensors, parts)
-    return Dataset(name, tx, ty, vx, vy, tuple(parts[0].classes), mean, std)
+    return Dataset(name, *tensors, tuple(part.classes), mean, std)
 
 
 def _cached(name: str) -> Dataset:
     path = data_home() / f"{name}.safetensors"
     try:
-        with safe_open(path, "pt") as f:
-            meta = json.loads(f.metadata()["faeval"])
-            fields = {k: tuple(v) for k, v in meta["fields"].items()}
-            data = Dataset(name, *(f.get_tensor(k) for k in ("train_x", "train_y", "test_x", "test_y")), **fields)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, cannot be read ({e}); register it again") from e
-    if data.fingerprint != meta["fingerprint"]:
-        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, is damaged (fingerprint); register it again")
+        tensors, meta = read_tensors(path)
+        data = Dataset(name, **tensors, **{k: tuple(v) for k, v in meta["fields"].items()})
+        if data.fingerprint != meta["fingerprint"]:
+            raise ValueError("its fingerprint does not match its content")
+    except UNREADABLE as e:
+        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, is damaged ({e}); register it again") from e
     return data
+
+
+_loaded: dict[str, Dataset] = {}  # what `load` has read in this process
+BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
 def registered() -> list[str]:
@@ -122,42 +120,37 @@ def registered() -> list[str]:
 
 
 def known_datasets() -> list[str]:
-    return ["digits", *TORCHVISION, *synthetic.NAMES, *registered()]
+    return [*BUILT_IN, *synthetic.NAMES, *registered()]
 
 
-_loaded: dict[str, Dataset] = {}
+def check_name(name: str, results) -> None:
+    """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
+    index = Path(results, "datasets.json")
+    valid = {*known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
+    if name not in valid:
+        raise ValueError(suggest("dataset", name, valid) + "; to add your own: python -m faeval_core data register")
 
 
 def load(name: str) -> Dataset:
     """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images are not here."""
     if name not in _loaded:
-        if name == "digits":
-            _loaded[name] = _digits()
-        elif name in TORCHVISION:
-            _loaded[name] = _torchvision(name)
-        elif synthetic.is_synthetic(name):
+        if synthetic.is_synthetic(name):
             _loaded[name] = Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), (0.0,), (1 / 255,))
-        elif name in registered():
-            _loaded[name] = _cached(name)
+        elif name in known_datasets():
+            _loaded[name] = BUILT_IN.get(name, _cached)(name)
         else:
-            raise DatasetMissing(
-                suggest("dataset", name, known_datasets())
-                + f". To register an image folder or archive: python -m faeval_core data register {name} PATH"
-            )
+            way_out = f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
+            raise DatasetMissing(f"{suggest('dataset', name, known_datasets())}. {way_out}")
     return _loaded[name]
 
 
 def _members(source: Path):
     """(path inside the tree, bytes) of every file of a folder or tar archive."""
     if source.is_dir():
-        for p in sorted(source.rglob("*")):
-            if p.is_file():
-                yield p.relative_to(source).as_posix(), p.read_bytes()
+        yield from ((p.relative_to(source).as_posix(), p.read_bytes()) for p in source.rglob("*") if p.is_file())
     else:
-        with tarfile.open(source, "r:*") as tar:
-            for m in tar:
-                if m.isfile():
-                    yield m.name, tar.extractfile(m).read()
+        with tarfile.open(source) as tar:
+            yield from ((m.name, tar.extractfile(m).read()) for m in tar if m.isfile())
 
 
 def register_images(name: str, source, mean=None, std=None, size=None, progress=True) -> Dataset:
@@ -170,14 +163,14 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
     from tqdm.auto import tqdm
 
     source = Path(source).expanduser()
-    if name == "digits" or name in TORCHVISION:
+    if name in BUILT_IN:
         raise ValueError(f"the name {name!r} belongs to a built-in dataset; choose another")
     if not source.exists() or (source.is_file() and not tarfile.is_tarfile(source)):
         raise ValueError(f"{source} is neither a folder nor a tar archive")
     rows, shape = {"train": [], "test": []}, None
     for path, blob in tqdm(_members(source), desc=f"decoding {name}", unit=" files", disable=not progress, mininterval=2):
-        parts = path.split("/")[-3:]
-        if len(parts) < 3 or parts[0] not in rows or not parts[2].lower().endswith(IMAGES):
+        split, label, file = ("", "", *path.split("/"))[-3:]
+        if split not in rows or not file.lower().endswith(IMAGES):
             continue
         try:
             image = Image.open(io.BytesIO(blob)).convert("RGB")
@@ -187,28 +180,24 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
         shape = shape or image.size
         if image.size != shape:
             raise ValueError(f"{path} is {image.size}, others are {shape}; pass size to resize all images")
-        rows[parts[0]].append((parts[1], path, torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)))
+        rows[split].append((label, path, torch.from_numpy(np.array(image)).permute(2, 0, 1)))  # (channel, h, w)
     for split, found in rows.items():
         if not found:
             raise ValueError(f"{source} holds no images under {split}/<class>/")
-    classes = tuple(sorted({r[0] for r in rows["train"]}))
-    extra = {r[0] for r in rows["test"]} - set(classes)
-    if extra:
+        found.sort(key=lambda row: row[:2])
+    classes = tuple(sorted({label for label, *_ in rows["train"]}))
+    if extra := {label for label, *_ in rows["test"]} - set(classes):
         raise ValueError(f"test has classes that train lacks: {sorted(extra)}")
-
-    def tensors(found):
-        found = sorted(found, key=lambda r: r[:2])
-        x = torch.stack([r[2] for r in found]).view(len(found), shape[1], shape[0], 3)
-        return x.permute(0, 3, 1, 2).contiguous(), torch.tensor([classes.index(r[0]) for r in found])
-
-    (tx, ty), (vx, vy) = tensors(rows["train"]), tensors(rows["test"])
+    tensors = {}
+    for split, found in rows.items():
+        tensors[f"{split}_x"] = torch.stack([x for *_, x in found]).contiguous()
+        tensors[f"{split}_y"] = torch.tensor([classes.index(label) for label, *_ in found])
     if mean is None or std is None:
-        flat = [tx[:, c].double() / 255 for c in range(3)]
-        mean, std = tuple(round(f.mean().item(), 4) for f in flat), tuple(round(f.std().item(), 4) for f in flat)
-    data = Dataset(name, tx, ty, vx, vy, classes, tuple(mean), tuple(std))
+        flat = [tensors["train_x"][:, c].double() / 255 for c in range(3)]
+        mean, std = ([round(measure(f).item(), 4) for f in flat] for measure in (torch.mean, torch.std))
+    data = Dataset(name, **tensors, classes=classes, mean=tuple(mean), std=tuple(std))
     meta = {"fields": {"classes": classes, "mean": data.mean, "std": data.std}, "fingerprint": data.fingerprint}
-    tensors_out = {"train_x": tx, "train_y": ty, "test_x": vx, "test_y": vy}
-    publish(data_home() / f"{name}.safetensors", safetensors_bytes(tensors_out, {"faeval": json.dumps(meta)}))
+    publish_tensors(data_home() / f"{name}.safetensors", tensors, meta)
     _loaded[name] = data
     return data
 
@@ -225,8 +214,7 @@ class Pixels:
         # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of crops is one index_select
         crops = (self.n - 1) * s[0] + edge * s[2] + edge * s[3] + 1
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
-        std = torch.tensor(data.std, device=self.device).view(-1, 1, 1).expand(data.image_shape)
-        mean = torch.tensor(data.mean, device=self.device).view(-1, 1, 1).expand(data.image_shape)
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1).expand(data.image_shape) for v in (data.mean, data.std))
         self.scale, self.shift = 1 / (255 * std), -mean / std  # in full, because broadcasting over rows is slow
 
     def normalise(self, x):

@@ -1,7 +1,5 @@
 """One style for every figure: one colour and marker per method throughout, uncertainty shown, vector PDF and PNG."""
 
-from __future__ import annotations
-
 import io
 
 import matplotlib.pyplot as plt
@@ -11,22 +9,14 @@ from .files import publish
 from .stats import mean_sd
 
 COLUMN, FULL = 3.4, 7.0  # inches: one column and the text width of the paper
-# Okabe and Ito's colour-blind-safe palette; (colour, marker) per method
+# Okabe and Ito's colour-blind-safe palette; method -> (name, colour, marker)
 LOOK = {
-    "bp": ("#000000", "o"), "frozen": ("#999999", "s"), "dfa": ("#D55E00", "v"), "fa": ("#0072B2", "^"),
-    "ep": ("#CC79A7", "P"), "sb": ("#009E73", "D"), "cb": ("#E69F00", "X"), "vec": ("#56B4E9", "*"),
+    "bp": ("BP", "#000000", "o"), "frozen": ("frozen", "#999999", "s"), "dfa": ("DFA", "#D55E00", "v"),
+    "fa": ("FA", "#0072B2", "^"), "ep": ("EP", "#CC79A7", "P"), "sb": ("State Bridge", "#009E73", "D"),
+    "cb": ("Credit Bridge", "#E69F00", "X"), "vec": ("Vector field", "#56B4E9", "*"),
 }  # fmt: skip
 SPARE = [("#F0E442", "h"), ("#882255", "p"), ("#117733", "<"), ("#44AA99", ">")]
-NAMES = {
-    "bp": "BP",
-    "frozen": "frozen",
-    "dfa": "DFA",
-    "fa": "FA",
-    "ep": "EP",
-    "sb": "State Bridge",
-    "cb": "Credit Bridge",
-    "vec": "Vector field",
-}
+METADATA = {"pdf": {"CreationDate": None, "ModDate": None, "Producer": None}, "png": {"Software": None}}  # without dates
 
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 200, "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -43,25 +33,23 @@ def use_style():
 
 def look(method: str):
     """(colour, marker) of a method; a rule that is not faeval's own takes a spare one, always the same."""
-    return LOOK.get(method) or SPARE[sum(map(ord, method)) % len(SPARE)]
+    return LOOK[method][1:] if method in LOOK else SPARE[sum(map(ord, method)) % len(SPARE)]
 
 
 def title(method: str) -> str:
-    return NAMES.get(method, method)
+    return LOOK.get(method, (method,))[0]
+
+
+def rendered(fig, kind: str) -> bytes:
+    """A figure as 'pdf' or 'png', byte-stable."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format=kind, metadata=METADATA[kind])
+    return buffer.getvalue()
 
 
 def save(fig, folder, name: str):
-    """Write folder/name.pdf and .png, byte-stable (no dates in their metadata); the two paths."""
-    paths = []
-    for kind, metadata in (("pdf", {"CreationDate": None, "ModDate": None, "Producer": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format=kind, metadata=metadata)
-        paths.append(publish(folder / f"{name}.{kind}", buffer.getvalue()))
-    return paths
-
-
-def _floats(rows):
-    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float)
+    """Write folder/name.pdf and .png; the two paths."""
+    return [publish(folder / f"{name}.{kind}", rendered(fig, kind)) for kind in METADATA]
 
 
 def epoch_curves(ax, records, key: str, level=None, method=None, label=None, **kw):
@@ -73,12 +61,12 @@ def epoch_curves(ax, records, key: str, level=None, method=None, label=None, **k
         return
     rows = [r.curves[key] if level is None else [v[level] for v in r.curves[key]] for r in records]
     shortest = min(map(len, rows))
-    data = _floats([row[:shortest] for row in rows])
-    colour, _ = look(method or records[0].config.method)
-    log = ax.get_yscale() == "log"
-    middle = np.exp(np.log(data).mean(0)) if log else data.mean(0)
+    data = np.array([row[:shortest] for row in rows], dtype=float)  # None becomes NaN
+    method = method or records[0].config.method
+    colour, _ = look(method)
+    middle = np.exp(np.log(data).mean(0)) if ax.get_yscale() == "log" else data.mean(0)
     epochs = np.arange(1, shortest + 1)
-    ax.plot(epochs, middle, color=colour, label=label or title(method or records[0].config.method), **kw)
+    ax.plot(epochs, middle, color=colour, label=label or title(method), **kw)
     ax.fill_between(epochs, data.min(0), data.max(0), color=colour, alpha=0.18, linewidth=0)
 
 
@@ -94,8 +82,7 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
         levels[known] + offset, [stats[i][0] for i in known], [stats[i][1] or 0 for i in known],
         color=colour, marker=marker, capsize=2, label=label or title(method), **kw,
     )  # fmt: skip
-    gone = [i for i in levels if i not in known]
-    if gone:
+    if gone := [i for i in levels if i not in known]:
         ax.plot(levels[gone] + offset, np.zeros(len(gone)), "x", color=colour)
     ax.set_xticks(levels)
 

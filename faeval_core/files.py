@@ -1,11 +1,14 @@
 """Atomic publication of files: a reader sees the old file or the whole new one, never a part."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)  # what reading a damaged file may raise
 
 
 def publish(path: Path, content: bytes | str) -> Path:
@@ -39,3 +42,19 @@ def dump_json(value, indent=0) -> str:
     if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
         return "[\n" + ",\n".join(pad + dump_json(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
     return json.dumps(value, allow_nan=False)
+
+
+def publish_tensors(path: Path, tensors: dict, meta: dict) -> Path:
+    """A safetensors file with `meta`, plain data, in its header."""
+    return publish(path, save(tensors, {"faeval": json.dumps(meta)}))
+
+
+def read_tensors(path: Path, only_meta=False) -> tuple[dict, dict]:
+    """(tensors, meta) of such a file; only_meta reads its header alone. Raises one of UNREADABLE."""
+    with safe_open(path, "pt") as f:
+        return {} if only_meta else {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["faeval"])
+
+
+def studies(results) -> dict[str, dict]:
+    """Notebook -> the summary that it wrote to results/studies/<notebook>.json, in the order of their names."""
+    return {p.stem: json.loads(p.read_text()) for p in sorted(Path(results, "studies").glob("*.json"))}

@@ -5,7 +5,6 @@ as complete when it ran without an error and its last code cell has printed `<st
 """
 
 import ast
-import json
 import os
 import re
 import sys
@@ -64,14 +63,6 @@ def fits(value, default) -> bool:
     return default is None or type(value) is type(default) or (type(value), type(default)) == (int, float)
 
 
-def check_dataset(name: str, results: Path) -> None:
-    """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
-    index = results / "datasets.json"
-    valid = {*data.known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
-    if name not in valid:
-        raise ValueError(suggest("dataset", name, valid) + "; to add your own: python -m faeval_core data register")
-
-
 def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
     """(notebook, parameters to pass, all its parameters) in order; every mistake is found here, before anything starts."""
     if profile not in PROFILES:
@@ -82,7 +73,7 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
         if name not in everything:
             raise ValueError(suggest("notebook parameter", name, everything))
     if "dataset" in given:
-        check_dataset(given["dataset"], root / "results")
+        data.check_name(given["dataset"], root / "results")
     resolve_device(given.get("device", "auto"))
     given = given | {name: str(Path(str(given[name])).resolve()) for name in FOLDERS if name in given}
     plan = []
@@ -129,8 +120,8 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         error, traceback = f"{type(e).__name__}: {e}", []
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
     started = [c for c in cells if c.metadata.papermill.start_time]
-    where = {"cell": len(started), "source": started[-1].source if started else ""}
-    return {**where, "error": " ".join(error.split()), "traceback": traceback[-15:]}
+    last = started[-1].source if started else ""
+    return {"cell": len(started), "source": last, "error": " ".join(error.split()), "traceback": traceback[-15:]}
 
 
 def put_back(path: Path, copy: Path) -> None:

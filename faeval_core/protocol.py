@@ -5,10 +5,10 @@ baseline < 2.0 points. Growth, stability and accuracy do not change when the res
 the function; ‖g_L‖ does. Its counterpart (b') asks what (b) is meant to ask: is the reference gradient numerically valid?
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
+
+from .stats import mean_sd
 
 THRESHOLDS = {"a": 50.0, "b": 1e-7, "c": 0.30, "d": 0.02}
 TWIN_FLOOR = 0.99  # (b'): cosine of the fp32 gradient with its fp64 twin, at every level
@@ -55,29 +55,25 @@ def reference_valid(diagnosis: dict) -> bool | None:
     return max(abs(a - b) for a, b in zip(diagnosis["gamma"], moved)) <= RESCALE_DRIFT
 
 
+def crosses(letter: str, value: float | None) -> bool | None:
+    """Whether a value is beyond the threshold of a, b, c or d: above it for a and c, below it for b and d. None: undefined."""
+    if value is None:
+        return None
+    return value > THRESHOLDS[letter] if letter in ("a", "c") else value < THRESHOLDS[letter]
+
+
 def fires(diagnosis: dict, accuracy: float | None = None, frozen: float | None = None) -> dict[str, bool | None]:
     """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or no baseline is given."""
+    gain = None if accuracy is None or frozen is None else accuracy - frozen
+    measured = {"a": diagnosis["growth"], "b": diagnosis["g_norm"][-1], "c": diagnosis["stability"], "d": gain}
     valid = reference_valid(diagnosis)
-    top = diagnosis["g_norm"][-1]
-    found = {
-        "a": None if diagnosis["growth"] is None else diagnosis["growth"] > THRESHOLDS["a"],
-        "b": None if top is None else top < THRESHOLDS["b"],
-        "b'": None if valid is None else not valid,
-        "c": None if diagnosis["stability"] is None else diagnosis["stability"] > THRESHOLDS["c"],
-        "d": None,
-    }
-    if accuracy is not None and frozen is not None:
-        found["d"] = accuracy - frozen < THRESHOLDS["d"]
-    return found
+    return {k: crosses(k, v) for k, v in measured.items()} | {"b'": None if valid is None else not valid}
 
 
 def first_fire(record, letter: str) -> int | None:
     """First epoch after which (a) or (b) fires, from the per-epoch curves; None if it never does."""
     curve = record.curves["growth"] if letter == "a" else [g[-1] for g in record.curves["g_norm"]]
-    for epoch, value in enumerate(curve, start=1):
-        if value is not None and (value > THRESHOLDS["a"] if letter == "a" else value < THRESHOLDS["b"]):
-            return epoch
-    return None
+    return next((epoch for epoch, value in enumerate(curve, start=1) if crosses(letter, value)), None)
 
 
 @dataclass
@@ -87,21 +83,17 @@ class Verdict:
 
     counts: dict
     runs: int
-    diverged: int = 0
-    undefined: list = field(default_factory=list)
+    diverged: int
 
     def fired(self, letters=PUBLISHED) -> list[str]:
         return [k for k in letters if 2 * self.counts[k][0] > self.counts[k][1]]
 
     def text(self, letters=PUBLISHED) -> str:
-        if self.runs == 0:
-            return "not run"
         if self.diverged == self.runs:
-            return "diverged"
-        fired = self.fired(letters)
-        gaps = [k for k in letters if k in self.undefined]
-        told = "trustworthy" if not fired else "fires " + ", ".join(f"({k})" for k in fired)
-        return told + (f"; undefined: {', '.join(f'({k})' for k in gaps)}" if gaps else "")
+            return "diverged" if self.runs else "not run"
+        fired = ", ".join(f"({k})" for k in self.fired(letters))
+        gaps = ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)
+        return (f"fires {fired}" if fired else "trustworthy") + (f"; undefined: {gaps}" if gaps else "")
 
     def withdraw(self, letters=PUBLISHED) -> list[str]:
         return [WITHDRAW[k] for k in self.fired(letters)]
@@ -109,14 +101,7 @@ class Verdict:
 
 def verdict(records, frozen_records=()) -> Verdict:
     """The verdict on the records of one method (its seeds), against the mean accuracy of the frozen baseline's records."""
-    baseline = [r.accuracy for r in frozen_records if r.accuracy is not None]
-    frozen = fmean(baseline) if baseline else None
-    done = [r for r in records if r.final is not None]
-    counts = {k: [0, 0] for k in MEANING}
-    for r in done:
-        for k, value in fires(r.final, r.accuracy, frozen).items():
-            if value is not None:
-                counts[k][0] += value
-                counts[k][1] += 1
-    undefined = [k for k, (_, n) in counts.items() if n == 0]
-    return Verdict({k: tuple(v) for k, v in counts.items()}, len(records), len(records) - len(done), undefined)
+    frozen = mean_sd([r.accuracy for r in frozen_records])[0]
+    found = [fires(r.final, r.accuracy, frozen) for r in records if r.final is not None]
+    counts = {k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found)) for k in MEANING}
+    return Verdict(counts, len(records), len(records) - len(found))

@@ -1,7 +1,5 @@
 """Means over seeds, paired comparisons, and claims decided with their uncertainty."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -11,9 +9,13 @@ from scipy import stats
 LEVEL = 0.95
 
 
+def defined(values) -> np.ndarray:
+    return np.array([x for x in values if x is not None], dtype=float)
+
+
 def mean_sd(values):
     """(mean, sd with ddof=1, n) of the defined values; sd is None for fewer than two, mean None for none."""
-    v = np.array([x for x in values if x is not None], dtype=float)
+    v = defined(values)
     if not len(v):
         return None, None, 0
     return v.mean().item(), v.std(ddof=1).item() if len(v) > 1 else None, len(v)
@@ -38,15 +40,10 @@ class Interval:
 def interval(values) -> Interval | None:
     """Interval of the mean of the defined values (one per seed); None where there are none."""
     mean, sd, n = mean_sd(values)
-    if n == 0:
-        return None
-    if n == 1:
-        return Interval(1, mean, -math.inf, math.inf, (-math.inf, math.inf))
-    if sd == 0:
-        return Interval(n, mean, mean, mean, (mean, mean))
+    if n < 2:
+        return Interval(1, mean, -math.inf, math.inf, (-math.inf, math.inf)) if n else None
     half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * sd / math.sqrt(n)
-    data = np.array([x for x in values if x is not None], dtype=float)
-    boot = stats.bootstrap((data,), np.mean, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0))
+    boot = stats.bootstrap((defined(values),), np.mean, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0))
     return Interval(n, mean, mean - half, mean + half, tuple(map(float, boot.confidence_interval)))
 
 

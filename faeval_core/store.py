@@ -1,7 +1,5 @@
 """RunRecord and the store: one readable JSON per run, verified when read, beside checkpoints and weight snapshots."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -9,11 +7,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
-
 from .config import RunConfig
-from .files import publish, publish_json
+from .files import UNREADABLE, publish_json, publish_tensors, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
@@ -58,18 +53,18 @@ class RunRecord:
 
     @property
     def checksum(self) -> str:
-        return hashlib.sha256(json.dumps(self.science(), sort_keys=True).encode()).hexdigest()
+        return _checksum(self.science())
 
     def to_json(self) -> dict:
         return {"id": self.config.id, **self.science(), "provenance": self.provenance, "checksum": self.checksum}
 
     @classmethod
-    def from_json(cls, raw: dict) -> RunRecord:
+    def from_json(cls, raw: dict) -> "RunRecord":
         config = RunConfig.from_dict(raw["config"])
-        record = cls(config, *(raw[k] for k in ("status", "curves", "diagnostics", "fault", "provenance")))
-        if record.checksum != raw["checksum"]:
+        told = {k: v for k, v in raw.items() if k not in ("id", "provenance", "checksum")}
+        if _checksum(told) != raw["checksum"]:  # of the text as it is: an older record lacks fields that are new
             raise ValueError("its checksum does not match its content")
-        return record
+        return cls(config, *(raw[k] for k in ("status", "curves", "diagnostics", "fault", "provenance")))
 
 
 class Store:
@@ -78,46 +73,33 @@ class Store:
     def __init__(self, root="results"):
         self.root = Path(root)
 
-    def __repr__(self):
-        return f"Store({str(self.root)!r})"
-
     def record_path(self, cfg: RunConfig) -> Path:
         return self.root / "records" / f"{cfg.id}.json"
 
     def get(self, cfg: RunConfig) -> RunRecord | None:
         """The record of a run, or None; a damaged one counts as missing, with a warning."""
-        path = self.record_path(cfg)
-        try:
-            raw = json.loads(path.read_bytes())
-            record = RunRecord.from_json(raw)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as e:
-            warnings.warn(f"record {path} is unreadable and counts as missing ({e})", stacklevel=2)
-            return None
-        if record.config != cfg:
-            warnings.warn(f"record {path} belongs to another config (a default has changed?) and counts as missing", stacklevel=2)
-            return None
-        return record
+        return self._read(self.record_path(cfg), cfg)
 
     def put(self, record: RunRecord) -> Path:
         return publish_json(self.record_path(record.config), record.to_json())
 
     def all(self) -> list[RunRecord]:
         """Every readable record of a known method, ordered by file name."""
-        found = []
-        for path in sorted((self.root / "records").glob("*.json")):
-            try:
-                raw = json.loads(path.read_bytes())
-                if raw["config"]["method"] not in METHODS:
-                    continue
-                record = RunRecord.from_json(raw)
-            except (ValueError, KeyError, TypeError) as e:
-                warnings.warn(f"record {path} is unreadable and left out ({e})", stacklevel=2)
-                continue
-            if path == self.record_path(record.config):  # else: of an older version of its method
-                found.append(record)
-        return found
+        paths = sorted((self.root / "records").glob("*.json"))
+        found = {p: self._read(p) for p in paths if p.stem.rpartition("-")[0] in METHODS}
+        return [r for p, r in found.items() if r and p == self.record_path(r.config)]  # else: of an older version of its method
+
+    def _read(self, path, cfg=None):
+        try:
+            record = RunRecord.from_json(json.loads(path.read_bytes()))
+            if cfg not in (None, record.config):
+                raise ValueError("it belongs to another config; has a default changed?")
+            return record
+        except FileNotFoundError:
+            return None
+        except UNREADABLE as e:
+            warnings.warn(f"record {path} is unreadable and counts as missing ({e})", stacklevel=3)
+            return None
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -128,36 +110,46 @@ class Store:
         return self.root / "checkpoints" / f"{cfg.id}@{epoch}.safetensors"
 
     def save_tensors(self, path: Path, tensors: dict, meta: dict) -> None:
-        digest = _digest(tensors)
-        publish(path, safetensors_bytes(tensors, {"faeval": json.dumps({**meta, "digest": digest})}))
+        publish_tensors(path, tensors, {**meta, "digest": _digest(tensors)})
 
-    def load_tensors(self, path: Path):
-        """(tensors, meta) of a checkpoint or snapshot, or None where it is missing or, with a warning, damaged."""
+    def load_tensors(self, path: Path, only_meta=False):
+        """(tensors, meta) of a checkpoint or snapshot, or None where it is missing or, with a warning, damaged.
+
+        only_meta: read the header alone, without the tensors and without comparing their digest.
+        """
         if not path.exists():
             return None
         try:
-            with safe_open(path, "pt") as f:
-                meta = json.loads(f.metadata()["faeval"])
-                tensors = {k: f.get_tensor(k) for k in f.keys()}
-            if _digest(tensors) != meta["digest"]:
+            tensors, meta = read_tensors(path, only_meta)
+            if not only_meta and _digest(tensors) != meta["digest"]:
                 raise ValueError("its digest does not match its content")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        except UNREADABLE as e:
             warnings.warn(f"checkpoint {path} is damaged and is made anew ({e})", stacklevel=2)
             return None
         return tensors, meta
 
     def check_dataset(self, data) -> None:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
+        import fcntl  # not on Windows, where importing faeval_core must still work
+
         path = self.root / "datasets.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        expected = known.setdefault(data.name, data.fingerprint)
+        lock = self.root / "checkpoints" / "lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with open(lock, "w") as held:  # else two processes that note new datasets at once would lose one of them
+            fcntl.flock(held, fcntl.LOCK_EX)
+            known = json.loads(path.read_text()) if path.exists() else {}
+            if data.name not in known:
+                publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))
+        expected = known.get(data.name, data.fingerprint)
         if expected != data.fingerprint:
             raise ValueError(
                 f"dataset {data.name!r} here has fingerprint {data.fingerprint}, but the records in {self.root} were made on "
                 f"{expected}; register your images under another name, or use another results folder"
             )
-        if not path.exists() or json.loads(path.read_text()) != known:
-            publish_json(path, dict(sorted(known.items())))
+
+
+def _checksum(science: dict) -> str:
+    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(tensors) -> str:

@@ -1,8 +1,6 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import figures, runs, stats, tables
@@ -24,13 +22,11 @@ class Study:
     figures: Path | str = "../figures"
     train: bool = True
     device: str = "auto"
-    rows: dict = field(default_factory=dict, init=False)
-    claims: list = field(default_factory=list, init=False)
-    compared: list = field(default_factory=list, init=False)
-    paper: dict = field(default_factory=dict, init=False)  # macro name -> text, for the paper
-    outputs: list = field(default_factory=list, init=False)
 
     def __post_init__(self):
+        self.results, self.figures = Path(self.results), Path(self.figures)
+        self.rows, self.claims, self.compared, self.outputs = {}, [], [], []
+        self.paper = {}  # macro name -> text, for the paper
         self.store = Store(self.results)
         figures.use_style()
 
@@ -39,34 +35,29 @@ class Study:
 
         arms: label, or tuple of the words of a label, -> configs.
         """
-        flat = [c for configs in arms.values() for c in configs]
-        found = dict(zip((c.id for c in flat), runs.run(flat, self.store, train=self.train, device=self.device)))
-        known = [r for r in found.values() if r is not None]
-        for arm, configs in arms.items():
-            label = arm if isinstance(arm, str) else " ".join(map(str, arm))
-            for c in configs:
-                record = found[c.id]
-                cost = 0.0 if record else round(runs.cost_seconds(c, known))
-                status = record.status if record else "not run"
-                self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
-        return {arm: [found[c.id] for c in configs if found[c.id] is not None] for arm, configs in arms.items()}
+        flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
+        records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
+        known = {r.config.id: r for r in records if r is not None}
+        for c, label in flat:
+            status = known[c.id].status if c.id in known else "not run"
+            cost = 0.0 if c.id in known else round(runs.cost_seconds(c, known.values()))
+            self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
+        return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run, with the cost of the latter."""
-        rows = list(self.rows.values())
-        lacking = [r for r in rows if r["status"] == "not run"]
-        told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records"
-        told += f", {sum(r['status'] == 'diverged' for r in rows)} diverged"
+        lacking = [r for r in self.rows.values() if r["status"] == "not run"]
+        diverged = sum(r["status"] == "diverged" for r in self.rows.values())
+        told = f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, {diverged} diverged"
         if lacking:
             labels = "; ".join(dict.fromkeys(r["label"] for r in lacking))
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
 
-    def claim(self, name: str, statement: str, values, above=None, below=None) -> str:
-        """Decide a claim about the mean of `values` (one per seed) against a bound, note it, and return the line to print."""
-        decided = stats.decide(values, above=above, below=below)
-        found = stats.interval(values)
-        bound = {"above": above} if above is not None else {"below": below}
+    def claim(self, name: str, statement: str, values, **bound) -> str:
+        """Decide a claim about the mean of `values` (one per seed) against a bound (above=x or below=x), note it, and return
+        the line to print."""
+        decided, found = stats.decide(values, **bound), stats.interval(values)
         self.claims.append({"name": name, "statement": statement, "decided": decided, "interval": str(found), **bound})
         return f"{decided:>14} | {statement} | {found if found else 'no records'}"
 
@@ -82,19 +73,16 @@ class Study:
         """What `compare` has collected, as a table with the reference values and the verdict of each row."""
         return tables.beside(self.compared)
 
-    def write(self, name: str, value) -> Path:
+    def write(self, name: str, value):
         """Write results/<folder>/<name>.json from plain data and note where it went."""
-        return self._note(publish_json(Path(self.results) / self.folder / f"{name}.json", rounded(value)))
+        self._note(self.results, publish_json(self.results / self.folder / f"{name}.json", rounded(value)))
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""
-        for path in figures.save(fig, Path(self.figures), f"{self.folder}_{name}"):
-            self._note(path)
+        self._note(self.figures, *figures.save(fig, self.figures, f"{self.folder}_{name}"))
 
-    def _note(self, path):
-        root = Path(self.results) if Path(self.results) in path.parents else Path(self.figures)
-        self.outputs.append(f"{root.name}/{path.relative_to(root).as_posix()}")
-        return path
+    def _note(self, root, *paths):
+        self.outputs += [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths]
 
     def finish(self) -> str:
         """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read."""
@@ -102,7 +90,7 @@ class Study:
             "notebook": self.notebook, "state": self.state(), "claims": self.claims, "compared": self.compared,
             "paper": self.paper, "outputs": self.outputs, "runs": list(self.rows.values()),
         }  # fmt: skip
-        publish_json(Path(self.results) / "studies" / f"{self.notebook}.json", rounded(summary))
+        publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
 
 

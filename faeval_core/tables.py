@@ -1,8 +1,5 @@
 """Tables that notebooks show and the paper includes, and our value beside every reference value."""
 
-from __future__ import annotations
-
-import json
 import math
 from pathlib import Path
 
@@ -10,7 +7,7 @@ import pandas as pd
 
 from . import protocol
 from .figures import title
-from .files import publish
+from .files import publish, studies
 from .methods import METHODS
 from .methods.bp import BP
 from .stats import diff_in_se, mean_sd
@@ -38,41 +35,43 @@ def magnitude(values) -> str:
     return "—" if found is None else f"{found:.0e}"
 
 
-def audit_rows(arms: dict, baseline: str = "frozen") -> list[dict]:
-    """One row of plain data per arm (label -> records of its seeds) for the audit table; `baseline` names the frozen arm."""
+def audit_rows(arms: dict) -> list[dict]:
+    """One row of plain data per arm (label -> records of its seeds) for the audit table; the arm 'frozen' is the baseline."""
     rows = []
     for label, records in arms.items():
+        judged = protocol.verdict(records, arms.get("frozen", ()))
         done = [r for r in records if r.final is not None]
-        judged = protocol.verdict(records, arms.get(baseline, ()))
-        row = {"method": label, "n": len(records), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done]}
-        for name in ("hidden", "with_top", "published", "published_exact"):
+        final = [r.final for r in done]
+        cosines = [protocol.deep_cos(d) for d in final]
+        if done and issubclass(METHODS[done[0].config.method], BP):
             # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
-            read = "hidden" if records and issubclass(METHODS[records[0].config.method], BP) else name
-            row[f"deep_cos_{name}"] = [protocol.deep_cos(r.final)[read] for r in done]
-        row |= {k: [r.final[k][-1] for r in done] for k in ("h_norm", "g_norm", "sensitivity")}
-        row |= {k: [r.final[k] for r in done] for k in ("growth", "stability")}
-        row |= {"twin_min": [min(r.final["twin"]) if None not in r.final["twin"] else None for r in done]}
-        row |= {
-            "rho_hidden": [mean_sd(r.final["rho"][1:-1])[0] for r in done],
+            cosines = [dict.fromkeys(d, d["hidden"]) for d in cosines]
+        rows.append({
+            "method": label, "n": len(records), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done],
+            **{f"deep_cos_{k}": [d[k] for d in cosines] for k in ("hidden", "with_top", "published", "published_exact")},
+            **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
+            **{k: [d[k] for d in final] for k in ("growth", "stability")},
+            "twin_min": [None if None in d["twin"] else min(d["twin"]) for d in final],
+            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final],
             "counts": {k: list(v) for k, v in judged.counts.items()},
-        }
-        row |= {"published": judged.text(), "invariant": judged.text(protocol.INVARIANT)}
-        row |= {"withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT)}
-        rows.append(row)
+            "published": judged.text(), "invariant": judged.text(protocol.INVARIANT),
+            "withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
+        })  # fmt: skip
     return rows
 
 
 def audit_table(rows: list[dict]) -> pd.DataFrame:
     """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the study's own reading."""
-    shown = []
-    for r in rows:
-        shown.append({
+    shown = [
+        {
             "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
             "deep cos (published)": pm(r["deep_cos_published"]), "deep cos (exact, hidden)": pm(r["deep_cos_hidden"]),
             "ρ (hidden)": pm(r["rho_hidden"]), "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]),
             "growth": pm(r["growth"], 1), "stability": pm(r["stability"], 2), "published protocol": r["published"],
             "scale-invariant": r["invariant"],
-        })  # fmt: skip
+        }
+        for r in rows
+    ]  # fmt: skip
     return pd.DataFrame(shown).set_index("method")
 
 
@@ -105,38 +104,32 @@ KEY = ["experiment", "condition", "metric"]
 OURS = ["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
 
 
+def with_ours(compared) -> pd.DataFrame:
+    """Every reference row, with our columns where `compared` (what studies have noted) names it."""
+    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
+    keys = list(rows[KEY].itertuples(index=False, name=None))
+    mine = {tuple(c[k] for k in KEY): c for c in compared}
+    if unknown := sorted(mine.keys() - set(keys)):
+        raise ValueError(f"no reference row is called {unknown[0]}; see {REFERENCE.name}")
+    ours = [judge(ref, mine.get(key)) for ref, key in zip(rows.itertuples(), keys)]
+    return pd.concat([rows, pd.DataFrame(ours, columns=OURS).astype({"ours_n": "Int64"})], axis=1)
+
+
 def beside(compared) -> pd.DataFrame:
     """The reference rows that `compared` (a study's own list) names, with our columns."""
-    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
-    mine = {tuple(c[k] for k in KEY): c for c in compared}
-    unknown = set(mine) - set(map(tuple, rows[KEY].itertuples(index=False)))
-    if unknown:
-        raise ValueError(f"no reference row is called {sorted(unknown)[0]}; see {REFERENCE.name}")
-    judged = [judge(ref, mine.get(tuple(getattr(ref, k) for k in KEY))) for ref in rows.itertuples()]
-    frame = pd.concat([rows, pd.DataFrame(judged, columns=OURS).astype({"ours_n": "Int64"})], axis=1)
-    return frame[[tuple(row) in mine for row in frame[KEY].itertuples(index=False)]].reset_index(drop=True)
+    return with_ours(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
 
 
 def reproduction(results) -> pd.DataFrame:
     """Every reference row, with our columns (verdict: reproduced, differs, not run) and the notebook that made ours."""
-    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
-    found = {}
-    for path in sorted((Path(results) / "studies").glob("*.json")):
-        study = json.loads(path.read_text())
-        found |= {tuple(c[k] for k in KEY): {**c, "notebook": study["notebook"]} for c in study["compared"]}
-    judged = []
-    for ref in rows.itertuples():
-        mine = found.get(tuple(getattr(ref, k) for k in KEY))
-        judged.append({**judge(ref, mine), "notebook": mine["notebook"] if mine else ""})
-    return pd.concat([rows, pd.DataFrame(judged, columns=[*OURS, "notebook"]).astype({"ours_n": "Int64"})], axis=1)
+    compared = [{**c, "notebook": name} for name, study in studies(results).items() for c in study["compared"]]
+    made = pd.DataFrame(compared, columns=[*KEY, "notebook"]).drop_duplicates(KEY, keep="last")
+    return with_ours(compared).merge(made, how="left", on=KEY).fillna({"notebook": ""})
 
 
 def source_map(results) -> pd.DataFrame:
     """Which notebook wrote which file, from the studies' own summaries."""
-    rows = []
-    for path in sorted((Path(results) / "studies").glob("*.json")):
-        study = json.loads(path.read_text())
-        rows += [{"output": o, "notebook": f"notebooks/{study['notebook']}.ipynb"} for o in study["outputs"]]
+    rows = [(o, f"notebooks/{name}.ipynb") for name, study in studies(results).items() for o in study["outputs"]]
     return pd.DataFrame(rows, columns=["output", "notebook"])
 
 

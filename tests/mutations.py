@@ -54,8 +54,8 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "norm-of-batch": (DIAG, "vectors(t).double().norm(dim=-1)", "vectors(t).double().norm(dim=0)", "test_diagnostics.py"),
     "nudge-sign": (DIAG, "h - eta * step", "h + eta * step", "test_diagnostics.py"),
     "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
-    "checksum": ("store.py", 'if record.checksum != raw["checksum"]:', "if False:", "test_store.py"),
-    "digest": ("store.py", 'if _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
+    "checksum": ("store.py", 'if _checksum(told) != raw["checksum"]:', "if False:", "test_store.py"),
+    "digest": ("store.py", 'if not only_meta and _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
     "nan-in-json": ("files.py", "allow_nan=False", "allow_nan=True", "test_store.py"),
     "torn-write": ("files.py", "os.replace(temporary, path)", "path.write_bytes(Path(temporary).read_bytes())", "test_store.py"),
 }  # fmt: skip

@@ -191,10 +191,10 @@ def test_a_damaged_decoded_copy_is_refused(elsewhere):
     path = data.data_home() / "pets.safetensors"
     whole = path.read_bytes()
     one_bit = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
-    for content, reason in ((whole[:-1], "cannot be read"), (one_bit, "damaged"), (b"", "cannot be read")):
+    for content in (whole[:-1], one_bit, b""):
         path.write_bytes(content)
         data._loaded.clear()
-        with pytest.raises(data.DatasetMissing, match=f"{reason}.*register it again"):
+        with pytest.raises(data.DatasetMissing, match="pets.safetensors, is damaged .*register it again"):
             data.load("pets")
 
 

@@ -1,10 +1,13 @@
 """Identity of a run, validation, records, and the faults that a store must survive."""
 
+import dataclasses
+import hashlib
 import json
 import math
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import victims
 from conftest import tiny
 
 from faeval_core import METHODS, RunConfig, RunRecord, Store, run, runs
+from faeval_core import store as store_module
 from faeval_core.files import publish
 from faeval_core.store import rounded
 
@@ -33,6 +37,18 @@ def test_identity_is_of_the_values_that_differ_from_the_defaults():
     assert RunConfig.from_dict(json.loads(json.dumps(dict(reversed(short.to_dict().items()))))) == short
     partial = {"method": "dfa", "seed": 42}  # as an older record may be, from before a field existed
     assert RunConfig.from_dict(partial) == short
+
+
+def test_a_record_from_before_a_field_existed_is_still_read(store):
+    """A new field keeps the identity of what was run without it, and the checksum is that of the text as it was written."""
+    made = record()
+    path = store.put(made)
+    raw = json.loads(path.read_text())
+    del raw["config"]["rule"], raw["config"]["model_options"]
+    science = {k: v for k, v in raw.items() if k not in ("id", "provenance", "checksum")}
+    raw["checksum"] = hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(raw))
+    assert store.get(made.config) == made
 
 
 def test_every_field_changes_the_identity(monkeypatch):
@@ -135,8 +151,18 @@ def test_a_damaged_record_is_recomputed_with_a_warning(store):
             again = run([cfg], store, progress=False)[0]
         assert again.checksum == first.checksum and store.get(cfg).checksum == first.checksum
     path.write_text("{")
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="counts as missing"):
         assert [r.config.seed for r in store.all()] == [9]
+
+
+def test_datasets_that_are_new_at_the_same_time_are_all_noted(store, blobs, monkeypatch):
+    """Each writer pauses between reading and writing."""
+    real = store_module.publish_json
+    monkeypatch.setattr(store_module, "publish_json", lambda *args: (time.sleep(0.05), real(*args)))
+    several = [dataclasses.replace(blobs, name=f"blobs{i}") for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store.check_dataset, several))
+    assert json.loads((store.root / "datasets.json").read_text()) == {d.name: d.fingerprint for d in several}
 
 
 def test_reading_never_trains(store, monkeypatch):
@@ -160,6 +186,7 @@ def test_tensors_round_trip_and_damage_is_seen(store):
     assert store.load_tensors(path) is None
     store.save_tensors(path, tensors, {"epoch": 3})
     found, meta = store.load_tensors(path)
+    assert store.load_tensors(path, only_meta=True) == ({}, meta)
     assert meta["epoch"] == 3 and all(torch.equal(found[k], v) for k, v in tensors.items()) and len(found) == 2
     whole = path.read_bytes()
     for damage in (whole[:-1], whole[:40], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
