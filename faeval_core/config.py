@@ -65,7 +65,8 @@ class RunConfig:
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
     rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.
-    train_net=False fits the method's auxiliary net alone, on the states of a fixed model.
+    train_net=False fits the method's auxiliary net alone, on the states of a fixed model. exploit: after the last epoch, try
+    local steps of the method's rule on the model as it stands (see exploit.py).
     diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
     upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init.
     """
@@ -96,6 +97,7 @@ class RunConfig:
     eta: float = 0.1
     clip: float = 0.0
     train_net: bool = True
+    exploit: bool = False
     model_options: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     diagnose: tuple = ()

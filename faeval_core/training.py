@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
+from .exploit import exploit
 from .methods import METHODS
 from .models import MODELS
 
@@ -217,7 +218,11 @@ class Ensemble:
             for name, (_, y) in (("test", test), ("train", train))
         )
         found = diagnostics.diagnose(self.method, p, seen, test, train, stream(cfg.seed, "rho", self.epoch))
-        return found | diagnostics.update_alignment(self.method, p, other, self._last_step(m), *train)
+        found |= diagnostics.update_alignment(self.method, p, other, self._last_step(m), *train)
+        if cfg.exploit and self.epoch == cfg.epochs:
+            steady = s | noise(self.method, cfg, diagnostics.BATCH, self._generator(cfg, "noise.exploit"))
+            found["exploit"] = exploit(self.method, p, steady, train, test)
+        return found
 
     def _last_step(self, m):
         """Direction of the optimiser's descent from its running state, per trained parameter; {} before the first step."""

@@ -14,7 +14,7 @@ from faeval_core.models.resmlp import ResMLP
 from faeval_core.training import Ensemble
 
 LOCAL = sorted(name for name, m in METHODS.items() if issubclass(m, LocalMethod))
-THROUGH_ONE_BLOCK = {"ep", "kp", "signsym"}  # whose credit is made by one block at a time, from below or above
+NOT_BLIND = {"ep", "kp", "signsym", "oracle"}  # credit made by one block at a time; the oracle's, by all of them
 MODELS = [(True, True), (False, True), (True, False), (False, False)]  # (terminal_ln, residual)
 
 
@@ -65,6 +65,14 @@ def test_bp_gradient_and_credit_are_autograd(batch, terminal_ln, residual):
             return F.cross_entropy(model.readout(p, model.states(p, h[None], l)[-1]), label[None])
         wanted = torch.stack([torch.func.grad(loss)(h, label) for h, label in zip(hs[l], y)])
         torch.testing.assert_close(credit[l], wanted, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("terminal_ln, residual", MODELS)
+def test_exact_credit_makes_the_local_scalar_bp(batch, terminal_ln, residual):
+    """Σ <f_l(sg h_l), δ_{l+1}> + <h_0, δ_0> + readout: its gradient is BP's for every parameter."""
+    method, model, p, s = member(tiny("oracle", terminal_ln=terminal_ln, residual=residual))
+    p = scramble(p)
+    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < 1e-12
 
 
 @pytest.mark.parametrize("terminal_ln, residual", MODELS)
@@ -222,7 +230,7 @@ def test_each_block_hears_only_its_own_credit(batch, name, monkeypatch):
             assert key.startswith(("readout.", "aux.")) or (g.abs().max() > 0) == key.startswith(own), (k, key)
 
 
-@pytest.mark.parametrize("name", [*(n for n in LOCAL if n not in THROUGH_ONE_BLOCK), "bp"])
+@pytest.mark.parametrize("name", [*(n for n in LOCAL if n not in NOT_BLIND), "bp"])
 def test_no_hidden_back_propagation(batch, name, monkeypatch):
     """Cutting the graph at every block's input changes nothing of a local method's gradient, and most of BP's."""
     method, model, p, s = member(tiny(name, penalty=0.1, penalty_h0=0.1))
@@ -236,7 +244,7 @@ def test_no_hidden_back_propagation(batch, name, monkeypatch):
         assert all(torch.equal(cut[k], whole[k]) for k in whole)
 
 
-@pytest.mark.parametrize("name", [n for n in LOCAL if n not in THROUGH_ONE_BLOCK])
+@pytest.mark.parametrize("name", [n for n in LOCAL if n not in NOT_BLIND])
 def test_credit_reads_no_block(batch, name):
     """Given the states and logits, credit is the same with NaN in every block, and has no path to their parameters."""
     method, model, p, s = member(tiny(name))

@@ -58,7 +58,8 @@ def test_every_field_changes_the_identity(monkeypatch):
         "epochs": 5, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.5,
         "schedule": "constant", "augment": False, "labels": "random", "embedding": "init", "credit_norm": "batch_rms",
         "penalty": 0.1, "penalty_h0": 0.1, "penalty_reduction": "mean", "options": {"feedback_scale": 2.0}, "diagnose": (1,),
-        "upstream": up, "upstream_epoch": 1, "rule": "cosine", "eta": 0.3, "clip": 1.0, "train_net": False, "model": "studentnet",
+        "upstream": up, "upstream_epoch": 1, "rule": "cosine", "eta": 0.3, "clip": 1.0, "train_net": False, "exploit": True,
+        "model": "studentnet",
         "model_options": {"alpha": 0.5},
     }  # fmt: skip
     assert set(changes) == set(RunConfig("dfa").to_dict())

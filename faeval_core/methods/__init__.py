@@ -1,7 +1,7 @@
 """Methods by name. To try a rule of your own: subclass LocalMethod, write `credit`, and `register` it."""
 
 from .base import LocalMethod, Method
-from .bp import BP, Frozen
+from .bp import BP, Frozen, Oracle
 from .cb import CreditBridge
 from .dfa import DFA
 from .ep import EP
@@ -10,7 +10,7 @@ from .local import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField
 
-ALL = (BP, Frozen, DFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss)
+ALL = (BP, Frozen, DFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle)
 METHODS = {m.name: m for m in ALL}
 
 

@@ -65,12 +65,13 @@ class StudentNet(ResMLP):
 
 
 class ToyLQ(Model):
-    """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L - onehot(y)‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T.
+    """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L - target of class y‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T.
 
-    A_l = I + N(0, 1/(4 width)), W = N(0, 1/width), h_0 the input itself; nothing of it is meant to be trained, and credit
-    estimators are fitted to its states.
+    A_l = I + N(0, mixing²/width), W = N(0, 1/width), targets N(0, 1), h_0 the input itself. Nothing of it is trained: credit
+    estimators are fitted to its states (train_net=False).
     """
 
+    options = {"mixing": 0.15}
     process_noise = 0.03
 
     def __init__(self, cfg, image_shape, classes):
@@ -78,11 +79,12 @@ class ToyLQ(Model):
         self.terminal_ln = False
         if self.features != self.width:
             raise ValueError(f"model 'toylq' needs width = the dataset's {self.features} features, not {self.width}")
+        self.targets = torch.randn(classes, classes, generator=torch.Generator().manual_seed(0))
 
     def init(self, generator):
         new, d = Init(generator), self.width
         for l in range(self.depth):
-            new.normal(f"blocks.{l}.fc2", 0.5 / math.sqrt(d), d, d)
+            new.normal(f"blocks.{l}.fc2", self.cfg.model_options["mixing"] / math.sqrt(d), d, d)
         new.normal("readout.head", 1 / math.sqrt(d), self.classes, d)
         return new.p
 
@@ -99,7 +101,7 @@ class ToyLQ(Model):
         return 0.5 * self.output_error(logits, y).square().sum(-1)
 
     def output_error(self, logits, y):
-        return logits - self.onehot(logits, y)
+        return logits - self.targets.to(logits)[y]
 
     def rescaled(self, p, c):
         """A linear stack has no other way to write the same function at another scale: the parameters as they are."""
