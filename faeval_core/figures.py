@@ -13,9 +13,10 @@ COLUMN, FULL = 3.4, 7.0  # inches: one column and the text width of the paper
 LOOK = {
     "bp": ("BP", "#000000", "o"), "frozen": ("frozen", "#999999", "s"), "dfa": ("DFA", "#D55E00", "v"),
     "fa": ("FA", "#0072B2", "^"), "ep": ("EP", "#CC79A7", "P"), "sb": ("State Bridge", "#009E73", "D"),
-    "cb": ("Credit Bridge", "#E69F00", "X"), "vec": ("Vector field", "#56B4E9", "*"),
+    "cb": ("Credit Bridge", "#E69F00", "X"), "vec": ("Vector field", "#56B4E9", "*"), "kp": ("Kolen–Pollack", "#882255", "p"),
+    "signsym": ("sign-symmetric", "#117733", "<"), "local": ("local loss", "#44AA99", ">"), "oracle": ("oracle", "#332288", "d"),
 }  # fmt: skip
-SPARE = [("#F0E442", "h"), ("#882255", "p"), ("#117733", "<"), ("#44AA99", ">")]
+SPARE = [("#F0E442", "h"), ("#661100", "H"), ("#AA4499", "8")]
 METADATA = {"pdf": {"CreationDate": None, "ModDate": None, "Producer": None}, "png": {"Software": None}}  # without dates
 
 STYLE = {

@@ -24,7 +24,7 @@ from .runs import resolve_device
 
 FOLDERS = ("results", "figures")
 SMOKE = {"dataset": "digits", "width": 32, "depth": 3, "depths": [2, 3], "epochs": 4, "augment": False, "seeds": [42, 123, 456]}
-SMOKE |= {"train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
+SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
 # values for the parameters of these names and for those that end in _<name>, as in table_epochs
 PROFILES = {"paper": {"train": False}, "smoke": SMOKE}
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else ipykernel warns of plain-text local sockets

@@ -73,9 +73,9 @@ class Study:
         """What `compare` has collected, as a table with the reference values and the verdict of each row."""
         return tables.beside(self.compared)
 
-    def write(self, name: str, value):
-        """Write results/<folder>/<name>.json from plain data and note where it went."""
-        self._note(self.results, publish_json(self.results / self.folder / f"{name}.json", rounded(value)))
+    def write(self, name: str, value, folder=None):
+        """Write results/<folder>/<name>.json (by default the study's own folder) from plain data and note where it went."""
+        self._note(self.results, publish_json(self.results / (folder or self.folder) / f"{name}.json", rounded(value)))
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""

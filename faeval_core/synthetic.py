@@ -1,6 +1,7 @@
 """Synthetic datasets, made where they are used: Gaussian inputs labelled by a random teacher, or plain ones for Toy LQ.
 
-Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and `gaussian64`.
+Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and `gaussian64`; with `-small` for a
+tenth of the training images.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ import torch
 from .config import stream
 from .models import StudentNet
 
-TEACHER = re.compile(r"teacher-a(\d+\.\d+)-L(\d+)")
+NAME = re.compile(r"(?:teacher-a(?P<alpha>\d+\.\d+)-L(?P<depth>\d+)|gaussian64)(?P<small>-small)?")
 NAMES = ("teacher-a1.0-L4", "gaussian64")
 WIDTH, CLASSES, TRAIN, TEST = 128, 10, 12800, 2560
 TEACHER_STD = 0.3  # of the second Linear of each of its blocks, times √(1/width): far enough from linear to need depth
 
 
 def is_synthetic(name: str) -> bool:
-    return name == "gaussian64" or TEACHER.fullmatch(name) is not None
+    return NAME.fullmatch(name) is not None
 
 
 def tensors(name: str):
     """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer labels below 10."""
-    features = WIDTH if TEACHER.fullmatch(name) else 64
+    told = NAME.fullmatch(name).groupdict()
+    name, features = name.removesuffix("-small"), WIDTH if told["alpha"] else 64
     x = torch.randn(TRAIN + TEST, 1, 1, features, generator=stream(0, f"{name}.inputs"))
-    if match := TEACHER.fullmatch(name):
-        y = labels(x, float(match[1]), int(match[2]), stream(0, f"{name}.teacher"))
+    if told["alpha"]:
+        y = labels(x, float(told["alpha"]), int(told["depth"]), stream(0, f"{name}.teacher"))
     else:
         y = torch.randint(0, CLASSES, (len(x),), generator=stream(0, f"{name}.labels"))
-    return x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]
+    kept = TRAIN // 10 if told["small"] else TRAIN
+    return x[:kept], y[:kept], x[TRAIN:], y[TRAIN:]
 
 
 @torch.no_grad()

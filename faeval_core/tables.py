@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -21,6 +22,12 @@ def pm(values, digits=3) -> str:
     """'mean ± sd' of one value per seed, or '—' without any."""
     mean, sd, n = mean_sd(values)
     return "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def level_mean(records, key) -> list:
+    """Mean over levels 0..L-1 of a per-level diagnostic after training, one value per seed; None where a level is undefined."""
+    found = [r.final[key][:-1] for r in records if r.final]
+    return [None if None in levels else fmean(levels) for levels in found]
 
 
 def geometric(values) -> float | None:

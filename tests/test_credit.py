@@ -140,7 +140,7 @@ def toy(name, **options):
     x, y = data.load("gaussian64").train_x[:32].double(), data.load("gaussian64").train_y[:32]
     hs, logits = forward(model, p, x)
     weights = [torch.eye(64, dtype=torch.float64) + p[f"blocks.{l}.fc2.weight"] for l in range(3)]
-    costate = [(logits - F.one_hot(y, 10)) @ p["readout.head.weight"]]
+    costate = [(logits - model.targets.double()[y]) @ p["readout.head.weight"]]
     for a in reversed(weights):
         costate.insert(0, costate[0] @ a)
     return method, model, p, s, hs, logits, y, costate

@@ -12,7 +12,7 @@ from faeval_core.training import Ensemble, build, initial
 
 KINDS = {
     "resmlp": {},
-    "studentnet": {"model_options": {"alpha": 0.5}},
+    "studentnet": {"model_options": {"alpha": 0.5}, "dataset": "teacher-a0.5-L3-small", "width": 128, "augment": False},
     "vitmini": {"model_options": {"patch": 4, "heads": 2}, "depth": 2},
     "convnet": {"model_options": {"channels": 4}},
     "toylq": {"dataset": "gaussian64", "width": 64, "augment": False},
@@ -26,7 +26,7 @@ def kind(name, method="bp", **changes):
 
 @pytest.fixture(scope="module")
 def images(pixels):
-    return {name: data.Pixels(data.load("gaussian64")) if name == "toylq" else pixels for name in KINDS}
+    return {name: data.Pixels(data.load(values["dataset"])) if "dataset" in values else pixels for name, values in KINDS.items()}
 
 
 def test_vit_blocks_are_torchs_encoder_layers(batch):
@@ -99,15 +99,15 @@ def test_running_statistics_follow_training_and_are_not_optimised(pixels):
 
 def test_studentnets_activation_and_head(batch):
     """φ_α(z) = (1-α) z + α tanh z; no terminal LN."""
-    method, model, p, s = member(kind("studentnet"))
+    method, model, p, s = member(kind("studentnet"), (1, 1, 128))
     z = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(model.activation(z), 0.5 * z + 0.5 * torch.tanh(z))
-    assert "readout.ln.weight" not in p
-    linear = build(kind("studentnet", model_options={"alpha": 0.0}), (3, 8, 8), 4)[1]
+    assert "readout.ln.weight" not in p and torch.equal(model.embed(p, torch.ones(2, 1, 1, 128)), torch.ones(2, 128))
+    linear = build(kind("studentnet", model_options={"alpha": 0.0}), (1, 1, 128), 4)[1]
     assert torch.equal(linear.activation(z), z)
 
 
-@pytest.mark.parametrize("name", [k for k in KINDS if k != "toylq"])
+@pytest.mark.parametrize("name", ["resmlp", "vitmini", "convnet"])
 def test_rescaling_preserves_the_function(batch, name):
     method, model, p, s = member(kind(name))
     p = {k: v.abs() + 0.5 if k.endswith("var") else v for k, v in scramble(p, scale=0.1).items()}
@@ -190,7 +190,7 @@ def test_a_model_that_cannot_be_built_is_refused(changes, message):
 def test_a_model_that_does_not_fit_the_images_is_refused(pixels):
     for changes, message in (
         ({"model": "vitmini", "model_options": {"patch": 3, "heads": 2}}, "patch 3 does not divide"),
-        ({"model": "toylq"}, "192 features"),
+        ({"model": "toylq"}, "inputs' 192 features"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Ensemble([tiny("bp", **changes)], pixels)
@@ -203,7 +203,9 @@ def test_synthetic_datasets():
     assert found.image_shape == (1, 1, 128) and counts.min() > 200 and abs(found.train_x.std().item() - 1) < 0.01
     assert torch.equal(data.Pixels(found).subset("train", 8)[0].sort(0)[0][0] * 0, torch.zeros(1, 1, 128))
     assert found.fingerprint == data.load("teacher-a1.0-L4").fingerprint != data.load("teacher-a0.5-L4").fingerprint
+    small = data.load("teacher-a1.0-L4-small")
+    assert len(small.train_y) == 1280 and torch.equal(small.test_y, found.test_y)
     from faeval_core import run
 
     with pytest.raises(ValueError, match="set augment=False"):
-        run([RunConfig("bp", dataset="teacher-a1.0-L4", model="studentnet", width=8, epochs=1)], progress=False)
+        run([RunConfig("bp", dataset="teacher-a1.0-L4", model="studentnet", width=128, epochs=1)], progress=False)

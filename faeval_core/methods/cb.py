@@ -51,7 +51,7 @@ class CreditBridge(Learned):
         copies, batch = self.cfg.options["K"], len(y)
         slow = {k: s[f"ema.{k}"] for k in p if k.startswith("aux.")}
         noisy = [(h + s["noise"] * s[f"bridge.{l}"]).flatten(0, 1) for l, h in enumerate(hs[1:], 1)]
-        ahead = self.values(slow, noisy, code.repeat(copies, 1), range(1, top + 1)).view(top, copies, batch)
+        ahead = self.values(slow, noisy, code, range(1, top + 1)).view(top, copies, batch)
         target = -s["temperature"] * ((-ahead / s["temperature"]).logsumexp(1) - math.log(copies))
         value = self.values(p, hs, code)
         scalar = (value[:-1] - target.detach()).square().mean(1).sum()

@@ -94,20 +94,24 @@ class Learned(DFA):
         return self.exact_credit(p, hs, y, self.model.depth)
 
     def net(self, p, hs, code, levels=None, timed=1):
-        """Outputs, (batch, size), for the states hs at `levels` (default 0..L); timed=0 hides which level it is."""
-        levels = range(len(hs)) if levels is None else levels
-        full, out = self.model.depth, self.outputs()
-        zs = []
-        for h, l in zip(hs, levels):
-            t, h = l / full, h.flatten(1)
-            time = [t] + [f(math.pi * k * t) for k in FREQUENCIES for f in (math.sin, math.cos)]
+        """Outputs, (rows, size), for the states hs at `levels` (default 0..L); timed=0 hides which level it is.
+
+        A state may hold several copies of the batch, one after another; the code holds the batch once.
+        """
+        levels, out, heads = list(range(len(hs)) if levels is None else levels), self.outputs(), []
+        t = [l / self.model.depth for l in levels]
+        time = [[u, *(f(math.pi * k * u) for k in FREQUENCIES for f in (math.sin, math.cos))] for u in t]
+        w_time, w_code = p["aux.code.weight"].split([len(time[0]), code.shape[1]], 1)
+        given = F.linear(timed * code.new_tensor(time), w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
+        for h in hs:
+            h = h.flatten(1)
             z = F.linear(F.layer_norm(h, h.shape[1:]), p[f"aux.in{h.shape[1]}.weight"], p[f"aux.in{h.shape[1]}.bias"])
-            given = torch.cat([(timed * code.new_tensor(time)).expand(len(code), -1), code], -1)
-            zs.append(z + F.linear(given, p["aux.code.weight"], p["aux.code.bias"]))
-        z = F.gelu(torch.stack(zs))  # (levels, batch, hidden)
+            heads.append(z.unflatten(0, (-1, len(code))))
+        z = F.gelu(torch.stack(heads) + given[:, None])  # (levels, copies, batch, hidden)
         for i in range(self.cfg.options["layers"]):
             z = F.gelu(F.linear(z, p[f"aux.mid{i}.weight"], p[f"aux.mid{i}.bias"]))
-        return [F.linear(zl, p[f"aux.out{out[l]}.weight"], p[f"aux.out{out[l]}.bias"]) for zl, l in zip(z, levels)]
+        ends = zip(z.flatten(1, 2), (f"aux.out{out[l]}" for l in levels))
+        return [F.linear(zl, p[f"{name}.weight"], p[f"{name}.bias"]) for zl, name in ends]
 
     def learned(self, p, s, hs, logits, y):
         """aux: its credit a_0..a_L."""

@@ -17,6 +17,7 @@ class Model:
     """
 
     options: dict = {}  # model option -> default
+    embedded = True  # False: h_0 is the input itself, and width must be its size
     controls = False  # whether terminal_ln=False and residual=False are available
     probe = 1024  # images of the fixed diagnostic batch, cut to what the dataset has
     process_noise = 0.0  # standard deviation of noise added to every state while training
@@ -26,6 +27,8 @@ class Model:
         self.width, self.depth = cfg.width, cfg.depth
         self.terminal_ln, self.residual = cfg.terminal_ln, cfg.residual
         self.levels = [(self.width,)] * (self.depth + 1)
+        if not (self.embedded or self.features == self.width):
+            raise ValueError(f"model {cfg.model!r} needs width = the inputs' {self.features} features, not {self.width}")
 
     @classmethod
     def check(cls, cfg):
@@ -77,8 +80,10 @@ class Model:
         """Parameters of the same function whose stream h_0..h_L is c times as large.
 
         Normalisation ignores the scale of its input (up to its eps of 1e-5), so scaling what writes to the stream changes no
-        logit; without a terminal LN the head divides the factor out again.
+        logit; without a terminal LN the head divides the factor out again. A stack without embedding stays as it is.
         """
+        if not self.embedded:
+            return dict(p)
         q = {k: v * c if k.startswith(tuple(self.writers())) else v for k, v in p.items()}
         if not self.terminal_ln:
             q["readout.head.weight"] = p["readout.head.weight"] / c

@@ -24,7 +24,8 @@ class ResMLP(Model):
         Without the residual add that Linear is N(0, 0.5²), since a stack of near-zero maps would carry no signal.
         """
         d, new = self.width, Init(generator)
-        new.uniform("embed", d, self.features)
+        if self.embedded:
+            new.uniform("embed", d, self.features)
         for l in range(self.depth):
             new.norm(f"blocks.{l}.ln", d)
             new.uniform(f"blocks.{l}.fc1", d, d)
@@ -38,7 +39,7 @@ class ResMLP(Model):
         return F.gelu(z)
 
     def embed(self, p, x, stats=None):
-        return self.linear(p, "embed", x.flatten(1))  # h_0
+        return self.linear(p, "embed", x.flatten(1)) if self.embedded else x.flatten(1)  # h_0
 
     def block(self, p, l, h, stats=None):
         """f_l(h), before the residual add."""
@@ -51,8 +52,9 @@ class ResMLP(Model):
 
 
 class StudentNet(ResMLP):
-    """ResMLP without terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); its teachers are of the same family."""
+    """ResMLP without embedding and terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); so are its teachers."""
 
+    embedded = False
     options = {"alpha": 1.0}
     controls = False
 
@@ -64,21 +66,20 @@ class StudentNet(ResMLP):
         return (1 - self.alpha) * z + self.alpha * torch.tanh(z)
 
 
-class ToyLQ(Model):
+class ToyLQ(ResMLP):
     """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L - target of class y‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T.
 
     A_l = I + N(0, mixing²/width), W = N(0, 1/width), targets N(0, 1), h_0 the input itself. Nothing of it is trained: credit
     estimators are fitted to its states (train_net=False).
     """
 
+    embedded = controls = False
     options = {"mixing": 0.15}
     process_noise = 0.03
 
     def __init__(self, cfg, image_shape, classes):
         super().__init__(cfg, image_shape, classes)
         self.terminal_ln = False
-        if self.features != self.width:
-            raise ValueError(f"model 'toylq' needs width = the dataset's {self.features} features, not {self.width}")
         self.targets = torch.randn(classes, classes, generator=torch.Generator().manual_seed(0))
 
     def init(self, generator):
@@ -88,21 +89,11 @@ class ToyLQ(Model):
         new.normal("readout.head", 1 / math.sqrt(d), self.classes, d)
         return new.p
 
-    def embed(self, p, x, stats=None):
-        return x.flatten(1)
-
     def block(self, p, l, h, stats=None):
         return self.linear(p, f"blocks.{l}.fc2", h)
-
-    def readout(self, p, h):
-        return self.linear(p, "readout.head", h)
 
     def losses(self, logits, y):
         return 0.5 * self.output_error(logits, y).square().sum(-1)
 
     def output_error(self, logits, y):
         return logits - self.targets.to(logits)[y]
-
-    def rescaled(self, p, c):
-        """A linear stack has no other way to write the same function at another scale: the parameters as they are."""
-        return dict(p)
