@@ -25,7 +25,9 @@ CHOICES = {
     "rule": ("inner", "target", "cosine"),
 }
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = ("seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "upstream", "eta", "clip")
+MEMBER_FIELDS = (
+    "seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "eta", "clip", "upstream", "upstream_epoch",
+)  # fmt: skip
 
 
 def suggest(kind: str, value, valid) -> str:
@@ -51,6 +53,8 @@ def checked_options(owner: str, known: dict, given: dict) -> dict:
     for name, value in given.items():
         if type(value) is not type(known[name]):
             raise ValueError(f"option {name} of {owner} is like {known[name]!r}, not {value!r}")
+        if type(value) in (int, float) and not min(0, known[name]) <= value < float("inf"):
+            raise ValueError(f"option {name} of {owner} must be finite and at least {min(0, known[name])}, not {value!r}")
     return {**known, **given}
 
 
@@ -68,7 +72,8 @@ class RunConfig:
     train_net=False fits the method's auxiliary net alone, on the states of a fixed model. exploit: after the last epoch, try
     local steps of the method's rule on the model as it stands (see exploit.py).
     diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
-    upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init.
+    upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init, with a learning
+    rate schedule, optimiser state and data order of the run's own; an auxiliary net of the same method comes along.
     """
 
     method: str
@@ -164,6 +169,8 @@ class RunConfig:
         if not told["model_options"]:
             del told["model_options"]
         told["upstream"] = self.upstream.id if self.upstream else None
+        if MODELS[self.model].version > 1:
+            told["model_version"] = MODELS[self.model].version
         text = json.dumps([told, METHODS[self.method].version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

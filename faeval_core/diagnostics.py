@@ -17,7 +17,7 @@ from .methods.base import rms
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
 DIRECTIONS = 32
 EPS_RHO = 1e-3
-ETA_NUDGE = 0.01
+ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured on a fixed net
 STABILITY_BATCHES = 8
 EPS_CLAMP = 1e-8
 
@@ -45,8 +45,8 @@ def gradients(method, p, x, y):
     """States h_0..h_L, logits and gradients g_0..g_L of the mean CE over batches of 128, in the precision of p and x."""
     model = method.model
     with torch.enable_grad():
-        h0 = model.embed({k: v.detach() for k, v in p.items()}, x).requires_grad_()
-        hs = model.states(p, h0)
+        h0 = model.embed({k: v.detach() for k, v in p.items()}, x, {}).requires_grad_()
+        hs = model.states(p, h0, stats={})
         logits = model.readout(p, hs[-1])
         gs = torch.autograd.grad(model.losses(logits, y).sum() / BATCH, hs)
     return [h.detach() for h in hs], logits.detach(), gs
@@ -54,7 +54,7 @@ def gradients(method, p, x, y):
 
 def sample_losses(method, p, h, y, start):
     model = method.model
-    return model.losses(model.readout(p, model.states(p, h, start)[-1]), y)
+    return model.losses(model.logits(p, h, start, {}), y)
 
 
 def rho(method, p64, hs, credits, y, generator) -> list[list]:
@@ -77,13 +77,14 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
     return out
 
 
-def nudges(method, p64, hs, credit, y, eta=ETA_NUDGE):
-    """Per level: mean loss change after h_l <- h_l - eta * credit, float64; credit over its per-sample RMS, and raw."""
+def nudges(method, p64, hs, credit, y):
+    """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample RMS, and raw."""
+    eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
     normed, raw = [], []
     for l, h in enumerate(hs):
         a = credit[l]
         base = sample_losses(method, p64, h, y, l)
-        unit = a / rms(a, tuple(range(1, a.ndim))).clamp_min(1e-300)
+        unit = a / rms(a).clamp_min(1e-300)
         for step, out in ((unit, normed), (a, raw)):
             out.append((sample_losses(method, p64, h - eta * step, y, l) - base).mean().item())
     return normed, raw
@@ -107,8 +108,11 @@ def position_norms(method, t):
     return method.model.vectors(t).double().norm(dim=-1)
 
 
-def median_norm(method, t):
-    return position_norms(method, t).median().item()
+def median_norm(method, *tensors):
+    """Median over samples and positions of the norm, or the product of norms; on several positions, of those above zero."""
+    found = math.prod(position_norms(method, t) for t in tensors)
+    found = found[found > 0] if found.shape[1] > 1 else found
+    return found.median().item() if found.numel() else 0.0
 
 
 def norms(method, p, x, y):
@@ -144,12 +148,17 @@ def alignment(method, p, s, x, y):
 
 
 def gamma(method, credit, g, cos=cosine):
-    """Mean cosine of credit and gradient over the positions whose gradient is not zero; None where undefined, or of two sizes."""
-    if credit.shape != g.shape:
+    """Mean cosine of credit and gradient over the positions whose gradient is not zero; a zero credit there counts as 0.
+
+    None where all of the credit or of the gradient is zero, or the two are of different sizes.
+    """
+    if credit.shape != g.shape or not credit.any():
         return None
     u, v = method.model.vectors(credit), method.model.vectors(g)
     found = cos(u, v)
-    return defined_mean(found[v.abs().amax(-1) > 0] if u.shape[1] > 1 else found)
+    if cos is cosine or u.shape[1] > 1:
+        found = found.where(u.abs().amax(-1) > 0, 0.0)[v.abs().amax(-1) > 0]
+    return defined_mean(found)
 
 
 def update_alignment(method, p, s, step, x, y):
@@ -160,8 +169,7 @@ def update_alignment(method, p, s, step, x, y):
         scalar, _ = method.surrogate(leaves, s, x, y)
         own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
         model = method.model
-        top = model.states(leaves, model.embed(leaves, x, {}), stats={})[-1]
-        loss = model.losses(model.readout(leaves, top), y).mean()
+        loss = model.losses(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y).mean()
         exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
     parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
     trained = {k for k in p if method.trains(k) and own[k] is not None}
@@ -217,7 +225,7 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
         "nudge_raw": nudge_raw,
         "h_norm": h_norm,
         "g_norm": [median_norm(method, g) for g in gs],
-        "sensitivity": [(position_norms(method, g) * position_norms(method, h)).median().item() for g, h in zip(gs64, hs64)],
+        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)],
         "growth": growth(h_norm),
         "stability": stability(method, p, *stability_probe),
         "rescaled": rescaled(method, p, s, x, y, logits),

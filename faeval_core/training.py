@@ -29,11 +29,11 @@ def initial(cfg: RunConfig, method, upstream=None):
     """Initial (params, state) of one member. `upstream`: weights of the run it starts from, in place of the init."""
     params = method.model.init(stream(cfg.seed, "init")) | method.init_params(cfg, stream(cfg.seed, f"aux.{cfg.method}"))
     if upstream is not None:  # an auxiliary net that it lacks starts afresh
-        fits = {k for k, v in params.items() if k in upstream and upstream[k].shape == v.shape}
-        wrong = [k for k in params if k not in fits and not k.startswith("aux.")]
-        if wrong:
+        wrong = [k for k, v in params.items() if k not in upstream or upstream[k].shape != v.shape]
+        if any(not k.startswith("aux.") for k in wrong):
             raise ValueError(f"upstream run {cfg.upstream.id} has no matching weights for {wrong[:3]}")
-        params = {k: upstream[k].clone() if k in fits else v for k, v in params.items()}
+        afresh = wrong or cfg.upstream.method != cfg.method
+        params = {k: v if afresh and k.startswith("aux.") else upstream[k].clone() for k, v in params.items()}
     state = method.init_state(cfg, stream(cfg.seed, f"state.{method.stream or cfg.method}"))
     state |= method.init_copies(params) | method.at_epoch(cfg, 0)
     state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0", "eta")}
@@ -120,10 +120,17 @@ class Ensemble:
             self.give(m, dict(zip(leaf, grads)))
             self.optimizer.step()  # of this member alone, since the others hold no gradient; its own is still in cache
             self.optimizer.zero_grad()
-            for k, v in changed.items():
-                (self.params if k in self.params else self.state)[k][m].copy_(v)
+            self.take(changed, m)
             losses.append(loss)
         return torch.stack(losses)
+
+    def take(self, changed, m):
+        """Changed tensors of member m (or of all) into the state, or into the parameters (running statistics)."""
+        for k, v in changed.items():
+            if k in self.state:
+                self.state[k][m].copy_(v)
+            elif self.configs[0].train_net:
+                self.params[k][m].copy_(v)
 
     def noise(self, m, batch):
         return noise(self.method, self.configs[m], batch, self.generators[m])
@@ -148,8 +155,7 @@ class Ensemble:
         for m in range(len(self.configs)):
             self.give(m, {k: g[m] for k, g in grads.items()})
         self.optimizer.step()
-        for k, v in changed.items():
-            (self.params if k in self.params else self.state)[k].copy_(v)
+        self.take(changed, slice(None))
         return losses
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
@@ -185,8 +191,8 @@ class Ensemble:
         x, y = self.pixels.test
         hits = 0
         for i in range(0, len(y), EVAL_CHUNK):
-            h = self.model.states(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))[-1]
-            hits += (self.model.readout(p, h).argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
+            logits = self.model.logits(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))
+            hits += (logits.argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
         return hits / len(y)
 
     def _begin_epoch(self):
@@ -195,6 +201,8 @@ class Ensemble:
             for k, v in self.method.at_epoch(c, self.epoch).items():
                 self.state[k][m].copy_(v)
         self.generators = [self._generator(c, "noise") for c in self.configs]
+        self.method.hears = "blend" not in self.state or bool((self.state["blend"] > 0).any())
+        self.method.fits = any(self.method.learns(c, self.epoch, "aux.") for c in self.configs)
 
     def _generator(self, cfg, name):
         """A generator on the device that depends on (seed, name, epoch) alone."""
@@ -213,6 +221,7 @@ class Ensemble:
 
     def diagnose(self, m):
         cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
+        fits, self.method.fits = self.method.fits, False  # none of this is about how an auxiliary net learns
         seen, other = (
             s | noise(self.method, cfg, len(y), self._generator(cfg, f"noise.{name}"))
             for name, (_, y) in (("test", test), ("train", train))
@@ -222,6 +231,7 @@ class Ensemble:
         if cfg.exploit and self.epoch == cfg.epochs:
             steady = s | noise(self.method, cfg, diagnostics.BATCH, self._generator(cfg, "noise.exploit"))
             found["exploit"] = exploit(self.method, p, steady, train, test)
+        self.method.fits = fits
         return found
 
     def _last_step(self, m):

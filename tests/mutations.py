@@ -24,7 +24,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "credit-level": (BASE, "zip(fs, a[1:])", "zip(fs, a[:-1])", METHODS),
     "no-batch-mean": (BASE, "zip(fs, a[1:])) / batch", "zip(fs, a[1:]))", METHODS),
     "no-detach": (BASE, "model.add(hs[-1], fs[-1]).detach()", "model.add(hs[-1], fs[-1])", METHODS),
-    "rms-axes": (BASE, 'a.ndim)) if how == "sample_rms"', 'a.ndim)) if how == "batch_rms"', METHODS),
+    "rms-axes": (BASE, 'rms(a) if how == "sample_rms"', 'rms(a) if how == "batch_rms"', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
     "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if", "fixed, hs, y, 1).detach() if", METHODS),
     "error-sign": ("models/base.py", "(logits, -1) - self.onehot", "(logits, -1) + self.onehot", METHODS),
@@ -58,6 +58,17 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "digest": ("store.py", 'if not only_meta and _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
     "nan-in-json": ("files.py", "allow_nan=False", "allow_nan=True", "test_store.py"),
     "torn-write": ("files.py", "os.replace(temporary, path)", "path.write_bytes(Path(temporary).read_bytes())", "test_store.py"),
+    "stale-average": ("methods/cb.py", 'torch.lerp(p[k].detach(), v, s["ema"])', "v.clone()", "test_credit.py"),
+    "soft-minimum": ("methods/cb.py", " - math.log(copies)", "", "test_credit.py"),
+    "half-difference": ("methods/vec.py", "(1 if one else 2)", "1", "test_credit.py"),
+    "ep-sign": ("methods/ep.py", "[-r / b for r", "[r / b for r", "test_credit.py"),
+    "blend-weight": ("methods/learned.py", "(1 - w) * dfa", "dfa", "test_credit.py"),
+    "last-blocks": ("methods/learned.py", 'depth + 1 - o["last"]', 'depth - o["last"]', "test_credit.py"),
+    "shared-eta": (BASE, 's["eta"] * normalise', "self.cfg.eta * normalise", "test_training.py"),
+    "kp-unlearned": ("methods/fa.py", '(p[f"aux.{k}"] - p[f"aux.{k}"].detach())', "0", "test_credit.py"),
+    "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),
+    "exploit-clamp": ("exploit.py", "        if clamp:", "        if False:", "test_exploit.py"),
+    "frozen-drifts": (TRAINING, "elif self.configs[0].train_net:", "else:", "test_models.py"),
 }  # fmt: skip
 
 

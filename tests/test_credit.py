@@ -228,7 +228,7 @@ def test_target_shift_is_the_inner_product_with_normalised_credit(batch):
     p = scramble(p)
     a, b = gradient(target, p, s, *batch), gradient(inner, p, s, *batch)
     blocks = [k for k in p if k.startswith("blocks.")]
-    assert gap({k: a[k] for k in blocks}, {k: 0.3 * b[k] for k in blocks}) < 1e-12
+    assert gap({k: a[k] for k in blocks}, {k: 0.3 * b[k] for k in blocks}) < 1e-6  # η is kept in float32
 
 
 def test_cosine_rule_does_not_change_the_outputs_length(batch):
@@ -236,7 +236,7 @@ def test_cosine_rule_does_not_change_the_outputs_length(batch):
     method, model, p, s = member(tiny("dfa", rule="cosine"))
     f, a = torch.randn(2, 5, 12, dtype=torch.float64)
     f.requires_grad_()
-    (g,) = torch.autograd.grad(method.push(f, a), f)
+    (g,) = torch.autograd.grad(method.push(s, f, a), f)
     assert (g * f).sum(1).abs().max() < 1e-12
     assert ((g * a).sum(1) > 0).all()
 
@@ -297,6 +297,27 @@ def rms(a):
     return a.pow(2).mean(1, keepdim=True).sqrt()
 
 
+def test_a_fitted_batch_does_not_end_an_auxiliary_net(batch):
+    """Where the exact gradient has underflowed to zero, the terms that compare with it stay finite."""
+    for name in ("cb", "vec", "sb"):
+        method, model, p, s, hs, logits, _ = shallow(name, batch, terminal_ln=False)
+        p = {k: v * 0 if k.startswith("readout.") else v for k, v in p.items()}
+        p["readout.head.bias"] = torch.tensor([1e5, 0.0, 0.0, 0.0], dtype=torch.float64)
+        y = batch[1] * 0
+        assert math.isfinite(method.auxiliary(p, s, hs, model.readout(p, hs[-1]), y)[0])
+
+
+def test_conditioning_does_not_depend_on_the_streams_scale(batch):
+    for code in ("deltaL", "eT", "deltaL_hL"):
+        method, model, p, s = member(tiny("sb", options={"code": code}))
+        p = scramble(p)
+        codes = []
+        for q in (p, model.rescaled(p, 1e6)):
+            hs, logits = forward(model, q, batch[0])
+            codes.append(method.code(q, s, hs, logits, batch[1]))
+        torch.testing.assert_close(*codes, rtol=1e-3, atol=1e-3)
+
+
 def test_controls_of_the_blend(batch):
     method, model, p, s, hs, logits, _ = shallow("vec", batch, options={"source": "scaled_dfa", "alpha": 0.5})
     args = p, s, hs, logits, batch[1]
@@ -348,7 +369,9 @@ def test_a_run_continues_the_feedback_and_the_net_of_its_upstream(store):
 @pytest.mark.parametrize("name, options, message", [
     ("cb", {"wr": 1.5}, "wr .* must lie in \\[0, 1\\], not 1.5"), ("vec", {"M": 0}, "M .* at least 1, not 0"),
     ("sb", {"code": "eL"}, "eT, deltaL, eT_hL, deltaL_hL, not 'eL'"), ("vec", {"target": "exact"}, "one of fd, shuffled"),
-    ("cb", {"temperature": 0.0}, "temperature above 0"), ("ep", {"beta": 0.0}, "beta and step above 0"),
+    ("cb", {"temperature": 0.0}, "temperature above 0"), ("cb", {"stop": 2, "start": 3}, "stop after start"),
+    ("sb", {"last": 9}, "last of at most"), ("dfa", {"feedback_scale": math.nan}, "finite"),
+    ("ep", {"beta": 0.0}, "beta and step above 0"),
     ("ep", {"relax_h0": False}, "embedding to 'init' or 'exact'"),
     ("vec", {"alpha": -0.1}, "alpha"), ("sb", {"hidden": 0}, "hidden"),
 ])  # fmt: skip

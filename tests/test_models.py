@@ -17,7 +17,6 @@ KINDS = {
     "convnet": {"model_options": {"channels": 4}},
     "toylq": {"dataset": "gaussian64", "width": 64, "augment": False},
 }
-TRAINED = ("bp", "dfa", "fa", "sb", "cb", "ep")
 
 
 def kind(name, method="bp", **changes):
@@ -97,6 +96,14 @@ def test_running_statistics_follow_training_and_are_not_optimised(pixels):
     assert not torch.equal(ensemble.params["embed.bn.mean"][0], ensemble.params["embed.bn.mean"][1])
 
 
+def test_estimators_see_a_net_that_stays_as_it_is(pixels):
+    """train_net=False holds running statistics too."""
+    ensemble = Ensemble([kind("convnet", "sb", train_net=False)], pixels)
+    start = {k: v.clone() for k, v in ensemble.params.items()}
+    ensemble.run_epoch()
+    assert all(torch.equal(ensemble.params[k], v) != k.startswith("aux.") for k, v in start.items())
+
+
 def test_studentnets_activation_and_head(batch):
     """φ_α(z) = (1-α) z + α tanh z; no terminal LN."""
     method, model, p, s = member(kind("studentnet"), (1, 1, 128))
@@ -119,10 +126,10 @@ def test_rescaling_preserves_the_function(batch, name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_every_model(images, method, name):
-    """Member equals solo bit for bit, vmap agrees with the loop, everything trained moves, and the diagnostics are finite."""
-    configs = [kind(name, method, seed=s) for s in (1, 2)]
+    """Member equals solo bit for bit, everything trained moves, and vmap moves it as the loop does."""
+    configs = [kind(name, method, seed=s, optimizer="sgd", lr=lr, weight_decay=0.0) for s, lr in ((1, 0.02), (2, 0.01))]
     x, y = zip(*(images[name].subset("train", 64) for _ in configs))
     steps = {}
     for key, chosen, driver in (("both", configs, "loop"), ("solo", configs[1:], "loop"), ("vmap", configs, "vmap")):
@@ -133,9 +140,10 @@ def test_every_method_on_every_model(images, method, name):
     p, start = steps["both"].member(1)[0], initial(configs[1], steps["both"].method)[0]
     for k, v in p.items():
         assert torch.equal(v, steps["solo"].member(0)[0][k]), k
-        close = (v - steps["vmap"].member(1)[0][k]).abs().max() / v.abs().max().clamp_min(1e-2)
-        assert close < 1e-2 and v.isfinite().all(), k  # Adam's first steps turn the rounding of small gradients into steps
-        assert not torch.equal(v, start[k]) or "ln.bias" in k or (method, name) == ("ep", "toylq"), k
+        moved, vmapped = v - start[k], steps["vmap"].member(1)[0][k] - start[k]
+        assert v.isfinite().all() and (moved - vmapped).norm() <= 1e-3 * moved.norm() + 1e-6, k
+        still = (method == "frozen" and k.startswith("blocks.")) or (method == "vec" and name == "toylq")
+        assert moved.any() or still or k.endswith("qkv.bias"), k
 
 
 @pytest.mark.parametrize("name", ["vitmini", "convnet", "toylq"])
@@ -144,8 +152,14 @@ def test_diagnostics_on_other_models(images, name):
     found = Ensemble([cfg], images[name]).diagnose(0)
     levels = MODELS[name](cfg, images[name].data.image_shape, 4).depth + 1
     assert len(found["gamma"]) == levels and None not in found["gamma"] + found["rho"] + found["twin"]
-    exact = Ensemble([kind(name, "bp")], images[name]).diagnose(0)
-    assert min(exact["gamma"]) > 1 - 1e-9 and min(exact["rho"]) > 0.99
+    for other in ("bp", "oracle"):
+        exact = Ensemble([kind(name, other)], images[name]).diagnose(0)
+        coupled = name == "convnet"  # one sample's state moves the statistics of all
+        assert min(exact["gamma"]) > 1 - 1e-9 and min(exact["rho"]) > (0.95 if coupled else 0.99) and min(exact["g_norm"]) > 0
+        noisy = 1e-3 if name == "toylq" else 1e-6  # training has process noise
+        assert min(c for c in exact["update_cos"] if c is not None) > 1 - noisy
+    for other in ("cb", "sb", "ep", "fa"):
+        assert None not in Ensemble([kind(name, other)], images[name]).diagnose(0)["gamma"]
     assert (None in found["gamma_block"]) == (name == "convnet")  # whose neighbouring levels differ in size
 
 

@@ -182,8 +182,24 @@ def test_vmap_agrees_with_the_loop(pixels, method):
         assert apart(a, b) < (1e-4 if method in ("ep", "cb", "vec") else 1e-5)  # those amplify the rounding of differences
 
 
+@pytest.mark.parametrize("method, values", [
+    ("dfa", [{"rule": "target", "eta": 0.01, "optimizer": "sgd"}, {"rule": "target", "eta": 1.0, "optimizer": "sgd"}]),
+    ("dfa", [{"clip": 0.0}, {"clip": 1e-4}]),
+    ("cb", [{"options": {"wr": 0.5, "tgw": 2.0, "noise": 0.3}}, {"options": {"temperature": 1.0, "ema": 0.5, "alpha": 0.5}}]),
+    ("vec", [{"options": {"freeze_after": 0, "last": 1}}, {"options": {"alpha": 0.3, "tw": 3.0, "fd_step": 0.1}}]),
+    ("ep", [{"options": {"beta": 0.1}}, {"options": {"step": 0.2}}]),
+])  # fmt: skip
+def test_members_of_mixed_values_equal_their_solo_runs(pixels, method, values):
+    configs = [tiny(method, seed=s, **v) for s, v in enumerate(values)]
+    together = trained(configs, pixels)
+    for c, found in zip(configs, together):
+        assert all(torch.equal(found[k], v) for k, v in trained([c], pixels)[0].items())
+    default = trained([configs[1].with_(options={}, eta=0.1, clip=0.0)], pixels)[0]
+    assert apart(together[1], default) > 1e-5  # the value has an effect
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("cb", "vec")])  # whose noise comes from the device
 def test_cuda_agrees_with_cpu(blobs, pixels, method):
     cuda = trained([tiny(method)], data.Pixels(blobs, "cuda"))[0]
     assert apart({k: v.cpu() for k, v in cuda.items()}, trained([tiny(method)], pixels)[0]) < 1e-4

@@ -1,11 +1,11 @@
 """Methods by name. To try a rule of your own: subclass LocalMethod, write `credit`, and `register` it."""
 
 from .base import LocalMethod, Method
-from .bp import BP, Frozen, Oracle
+from .bp import BP, Frozen
 from .cb import CreditBridge
 from .dfa import DFA
 from .ep import EP
-from .fa import FA, KolenPollack, SignSymmetric
+from .fa import FA, KolenPollack, Oracle, SignSymmetric
 from .local import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField

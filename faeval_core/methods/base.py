@@ -16,16 +16,24 @@ def inner(u, v):
     return torch.dot(u.reshape(-1), v.reshape(-1))
 
 
-def rms(a, dims=(-1,)):
-    return a.square().mean(dims, keepdim=True).sqrt()
+def rms(a):
+    """RMS of each sample, (batch, 1, …)."""
+    return a.square().mean(tuple(range(1, a.ndim)), keepdim=True).sqrt()
+
+
+def unit(a):
+    """Each sample over its RMS, whatever its scale; zero stays zero."""
+    return a / rms(a).clamp_min(1e-30)
 
 
 def normalise(a, how: str):
-    """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is."""
+    """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is.
+
+    Credit is on the scale of the per-sample gradient, 128 times that of g_l, and so is the 1e-6.
+    """
     if how == "raw":
         return a
-    dims = tuple(range(1, a.ndim)) if how == "sample_rms" else tuple(range(a.ndim))
-    return a / (rms(a, dims) + 1e-6)
+    return a / ((rms(a) if how == "sample_rms" else a.square().mean().sqrt()) + 1e-6)
 
 
 class Method:
@@ -36,6 +44,7 @@ class Method:
     options: dict = {}  # option -> default
     member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
     gates: tuple = ()  # those of them whose zero switches a term off
+    hears = fits = True  # set by the engine where no member hears the auxiliary net in this epoch, or none fits it
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
 
     def __init__(self, cfg, model):
@@ -100,7 +109,7 @@ class Method:
 
     def tail_loss(self, p, h, y, start=0):
         """Sum over the batch of the loss from level `start` on: its gradient is g per sample (δ)."""
-        return self.model.losses(self.model.readout(p, self.model.states(p, h, start, stats={})[-1]), y).sum()
+        return self.model.losses(self.model.logits(p, h, start, {}), y).sum()
 
     def exact_credit(self, p, hs, y, level):
         """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks level..L-1."""
@@ -126,26 +135,28 @@ class LocalMethod(Method):
         loss = model.losses(logits, y).mean()
         fixed = {k: v.detach() for k, v in p.items()}
         a = [normalise(level.detach(), self.cfg.credit_norm) for level in self.credit(fixed, s, hs, logits.detach(), y)]
-        scalar = loss + sum(self.push(f, a_l) for f, a_l in zip(fs, a[1:])) / batch + self.penalties(s, h0, fs)
+        scalar = loss + sum(self.push(s, f, a_l) for f, a_l in zip(fs, a[1:])) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding != "init":
             a0 = self.exact_credit(fixed, hs, y, 0).detach() if self.cfg.embedding == "exact" else a[0]
             scalar = scalar + inner(h0, a0) / batch
-        open_aux = {k: v for k, v in p.items() if k.startswith("aux.")}
-        auxiliary, moved = self.auxiliary({**fixed, **open_aux}, s, hs, logits.detach(), y)
-        return scalar + auxiliary, (loss.detach(), changed | moved)
+        if self.fits:
+            opened = {k: v for k, v in p.items() if k.startswith("aux.")}
+            auxiliary, moved = self.auxiliary({**fixed, **opened}, s, hs, logits.detach(), y)
+            scalar, changed = scalar + auxiliary, changed | moved
+        return scalar, (loss.detach(), changed)
 
     def auxiliary(self, p, s, hs, logits, y):
         """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached."""
         return 0.0, {}
 
-    def push(self, f, a):
+    def push(self, s, f, a):
         """How credit a, (batch, …), moves a block with output f: the update rules of study 6, summed over the batch.
 
-        'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm. 'cosine': cos(f, a).
+        'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm: one update
+        differs from 'inner' with normalised credit by η alone. 'cosine': cos(f, a).
         """
         if self.cfg.rule == "inner":
             return inner(f, a)
-        unit = normalise(a, "sample_rms")
         if self.cfg.rule == "target":
-            return 0.5 * (f - (f - self.cfg.eta * unit).detach()).square().sum()
-        return F.cosine_similarity(f.flatten(1), unit.flatten(1), dim=-1).sum()
+            return 0.5 * (f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum()
+        return F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum()

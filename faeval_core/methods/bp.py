@@ -1,10 +1,8 @@
-"""Back-propagation, the frozen baseline that leaves the blocks at their initialisation, and the oracle of local rules."""
+"""Back-propagation, and the frozen baseline: BP that leaves the blocks at their initialisation."""
 
 from __future__ import annotations
 
-import torch
-
-from .base import LocalMethod, Method
+from .base import Method
 
 
 class BP(Method):
@@ -23,12 +21,15 @@ class BP(Method):
         loss = model.losses(model.readout(p, hs[-1]), y).mean()
         return loss + self.penalties(s, hs[0], fs), (loss.detach(), changed)
 
+    @classmethod
+    def check(cls, cfg):
+        shaped = {"rule": "inner", "credit_norm": "raw", "exploit": False}
+        for name, plain in shaped.items():
+            if getattr(cfg, name) != plain or cfg.embedding == "exact":
+                raise ValueError(f"method {cfg.method!r} has no credit for {name} or embedding='exact' to change; 'oracle' has")
+
     def credit(self, p, s, hs, logits, y):
-        h0 = hs[0].detach().requires_grad_()
-        with torch.enable_grad():
-            states = self.model.states(p, h0)
-            loss = self.model.losses(self.model.readout(p, states[-1]), y).sum()
-            return list(torch.autograd.grad(loss, states))
+        return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]
 
 
 class Frozen(BP):
@@ -38,15 +39,9 @@ class Frozen(BP):
 
     @classmethod
     def check(cls, cfg):
+        super().check(cfg)
         if cfg.penalty:
             raise ValueError("method 'frozen' does not train its blocks, so penalty must be 0; penalty_h0 is available")
 
     def trains(self, name):
         return super().trains(name) and not name.startswith("blocks.")
-
-
-class Oracle(LocalMethod):
-    """Exact credit in a local method's place: what a local update rule does with it. With the inner product it is BP."""
-
-    name = "oracle"
-    credit = BP.credit

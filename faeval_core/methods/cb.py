@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .learned import Learned
+from .learned import TINY, Learned
 
 
 class CreditBridge(Learned):
@@ -35,7 +35,7 @@ class CreditBridge(Learned):
         return {f"ema.{k}": v.clone() for k, v in params.items() if k.startswith("aux.")}
 
     def noise(self, batch):
-        levels = enumerate(self.model.levels[1:], 1)
+        levels = enumerate(self.model.levels[1:], 1) if self.fits else ()
         return {f"bridge.{l}": (self.cfg.options["K"], batch, *level) for l, level in levels}
 
     def values(self, p, hs, code, levels=None):
@@ -59,6 +59,6 @@ class CreditBridge(Learned):
         if self.cfg.options["tgw"] > 0:
             found = torch.func.grad(lambda h: self.values(p, [h], code, [top]).sum())(hs[-1])
             exact = self.terminal(p, hs, y)
-            scalar = scalar + s["tgw"] * (found - exact).square().sum() / exact.square().sum()
+            scalar = scalar + s["tgw"] * (found - exact).square().sum() / exact.square().sum().clamp_min(TINY)
         moved = {f"ema.{k}": torch.lerp(p[k].detach(), v, s["ema"]) for k, v in slow.items()}
         return scalar, moved

@@ -19,6 +19,13 @@ class DFA(LocalMethod):
     options = {"feedback_scale": 1.0}
     member_options = ("feedback_scale",)
 
+    @classmethod
+    def check(cls, cfg):
+        up = cfg.upstream
+        if up is not None and up.method != "fa" and "feedback_scale" in up.options:
+            if (up.seed, up.options["feedback_scale"]) != (cfg.seed, cfg.options["feedback_scale"]):
+                raise ValueError(f"run continues {up.id} with other feedback; give it the seed {up.seed} and its feedback_scale")
+
     def init_state(self, cfg, generator):
         classes, sizes = self.model.classes, [math.prod(level) for level in self.model.levels]
         scale = cfg.options["feedback_scale"] / classes**0.5

@@ -22,7 +22,7 @@ class EP(LocalMethod):
     @classmethod
     def check(cls, cfg):
         o = cfg.options
-        if o["beta"] <= 0 or o["steps"] < 1 or o["step"] <= 0:
+        if not o["beta"] or not o["steps"] or not o["step"]:
             raise ValueError(f"method 'ep' needs beta and step above 0 and at least 1 step: {o}")
         if not o["relax_h0"] and cfg.embedding == "rule":
             raise ValueError("method 'ep' with relax_h0=False gives the embedding no credit; set embedding to 'init' or 'exact'")
@@ -48,11 +48,6 @@ class EP(LocalMethod):
     def credit(self, p, s, hs, logits, y):
         if self.model.process_noise:  # noise is no residual of the nets, so its free phase is the forward pass without it
             hs = self.model.states(p, hs[0])
-        signs = (1, -1) if self.cfg.options["symmetric"] else (1,)
-        total = 0
-        for sign in signs:
-            beta = sign * s["beta"]
-            left = self.residuals(p, self.relax(p, s, list(hs), y, beta), hs[0])
-            found = [-r / (beta * len(signs)) for r in left]
-            total = found if total == 0 else [a + b for a, b in zip(total, found)]
-        return total
+        betas = (s["beta"], -s["beta"]) if self.cfg.options["symmetric"] else (s["beta"],)
+        left = [[-r / b for r in self.residuals(p, self.relax(p, s, list(hs), y, b), hs[0])] for b in betas]
+        return [sum(level) / len(betas) for level in zip(*left)]

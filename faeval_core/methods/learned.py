@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import normalise, rms
+from .base import normalise, rms, unit
 from .dfa import DFA
 
 CODES = ("eT", "deltaL", "eT_hL", "deltaL_hL")
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
 FREQUENCIES = (1, 2)
 MIXES = ("raw", "unit", "dfa")
+TINY = 1e-30  # what a squared scale is divided by at least: a fitted batch may have no gradient left
 
 
 class Learned(DFA):
@@ -24,9 +25,11 @@ class Learned(DFA):
     maps enter as one long vector, with one W_h for each size of level.
     code: what s holds: e_T, or δ_L over its RMS, each alone or with a fixed random projection of LN(h_L).
     wr, start: α is 0 for the first wr·epochs, and for the first `start` epochs; stop: α is 0 from there on (0: never);
-    decay: α falls linearly to 0 at the end; last: only the last so many blocks hear aux (0: all levels).
+    decay: α falls linearly to 0 at the end, where the last diagnosis then sees DFA alone; last: only the last so many blocks
+    hear aux (0: all levels).
     mix: blend the parts raw, each over its per-sample RMS ('unit'), or aux at DFA's per-sample RMS ('dfa').
-    freeze_after: the net learns for so many epochs (-1: always); refit_every: it learns in the first epoch of each so many.
+    freeze_after: the net learns for so many epochs (-1: always); refit_every: it learns in the first epoch of each so many,
+    while the model trains on.
     """
 
     options = DFA.options | {
@@ -39,6 +42,7 @@ class Learned(DFA):
 
     @classmethod
     def check(cls, cfg):
+        super().check(cfg)
         o = cfg.options
         for name, valid in cls.choices.items():
             if o[name] not in valid:
@@ -46,10 +50,11 @@ class Learned(DFA):
         for name in ("wr", "alpha"):
             if not 0 <= o[name] <= 1:
                 raise ValueError(f"option {name} of method {cls.name!r} must lie in [0, 1], not {o[name]}")
-        for name, value in o.items():
-            least = {"hidden": 1, "freeze_after": -1, "M": 1, "K": 1}.get(name, 0)
-            if type(value) in (int, float) and not least <= value < math.inf:
-                raise ValueError(f"option {name} of method {cls.name!r} must be at least {least}, not {value}")
+        for name in {"hidden", "M", "K"} & set(o):
+            if o[name] < 1:
+                raise ValueError(f"option {name} of method {cls.name!r} must be at least 1, not {o[name]}")
+        if o["last"] > cfg.depth or 0 < o["stop"] <= o["start"]:
+            raise ValueError(f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}")
 
     # -- the net ------------------------------------------------------------------------------------------------------
 
@@ -83,7 +88,7 @@ class Learned(DFA):
         """The conditioning s, (batch, features)."""
         name = self.cfg.options["code"]
         error = self.model.output_error(logits, y) if name.startswith("eT") else self.terminal(p, hs, y)
-        error = error if name.startswith("eT") else normalise(error.flatten(1), "sample_rms")
+        error = error if name.startswith("eT") else unit(error.flatten(1))
         if name.endswith("_hL"):
             top = hs[-1].flatten(1)
             error = torch.cat([error, F.layer_norm(top, top.shape[1:]) @ s["projection"]], -1)
@@ -121,7 +126,7 @@ class Learned(DFA):
 
     def at_epoch(self, cfg, epoch):
         o, depth = cfg.options, self.model.depth
-        start, stop = max(o["start"], math.ceil(o["wr"] * cfg.epochs)), o["stop"] or cfg.epochs
+        start, stop = max(o["start"], math.ceil(o["wr"] * cfg.epochs - 1e-9)), o["stop"] or cfg.epochs
         weight = o["alpha"] if start <= epoch < stop else 0.0
         if o["decay"]:
             weight *= 1 - (epoch - start) / max(stop - 1 - start, 1)
@@ -136,13 +141,14 @@ class Learned(DFA):
         return not frozen and (o["refit_every"] == 0 or epoch % o["refit_every"] == 0)
 
     def credit(self, p, s, hs, logits, y):
+        if not self.hears:
+            return self.direct(s, logits, y)
         blended = []
         for w, aux, dfa in zip(s["blend"], self.learned(p, s, hs, logits, y), self.direct(s, logits, y)):
             if self.cfg.options["mix"] == "unit":
                 aux, dfa = normalise(aux, "sample_rms"), normalise(dfa, "sample_rms")
             elif self.cfg.options["mix"] == "dfa":
-                dims = tuple(range(1, aux.ndim))
-                aux = aux * (rms(dfa, dims) / rms(aux, dims).clamp_min(1e-30))
+                aux = unit(aux) * rms(dfa)
             blended.append(torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa)  # 0 · inf must not reach a member at w = 0
         return blended
 

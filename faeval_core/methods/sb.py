@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .learned import Learned
+from .learned import TINY, Learned
 
 
 class StateBridge(Learned):
@@ -39,4 +39,4 @@ class StateBridge(Learned):
         error = (self.predicted(p, hs, self.code(p, s, hs, logits, y), top) - top).square()
         if self.cfg.options["loss"] == "mse":
             return error.mean((1, 2)).sum(), {}
-        return error.mean((1, 2)).sum() / top.square().mean(), {}
+        return error.mean((1, 2)).sum() / top.square().mean().clamp_min(TINY), {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .base import rms
-from .learned import Learned
+from .base import rms, unit
+from .learned import TINY, Learned
 
 
 class VectorField(Learned):
@@ -13,7 +13,7 @@ class VectorField(Learned):
 
     Per level and step, M random unit directions v: <a, v> is fitted to the loss's central difference along v through the true
     remaining blocks, step ε = fd_step·‖h_l‖ (one_sided: forward difference), squared error over the batch's mean squared
-    difference. tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖² (0: noTerm).
+    difference. tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖² (0: noTerm; of no effect under the control targets).
     target: 'fd', or controls: 'shuffled' over the batch, 'zero', 'random' (fresh numbers of the differences' RMS).
     inputs: 'full', or 'time' (no state, no code), or 'constant' (no time either).
     source: 'net', or 'level' (one learned vector per level), 'gaussian' (fresh noise at DFA's RMS), or 'scaled_dfa' (DFA's
@@ -42,6 +42,8 @@ class VectorField(Learned):
         return self.sizes()
 
     def init_params(self, cfg, generator):
+        if cfg.options["source"] == "gaussian":
+            return {}
         if cfg.options["source"] == "level":
             sizes = enumerate(self.sizes())
             return {f"aux.level{l}": torch.empty(n).normal_(0, 0.1, generator=generator) for l, n in sizes}
@@ -49,37 +51,37 @@ class VectorField(Learned):
 
     def noise(self, batch):
         levels = list(enumerate(self.model.levels))
-        shapes = {f"direction.{l}": (self.cfg.options["M"], batch, *level) for l, level in levels}
         if self.cfg.options["source"] == "gaussian":
-            shapes |= {f"gaussian.{l}": (batch, *level) for l, level in levels}
+            return {f"gaussian.{l}": (batch, *level) for l, level in levels}
+        if not self.fits:
+            return {}
+        shapes = {f"direction.{l}": (self.cfg.options["M"], batch, *level) for l, level in levels}
         if self.cfg.options["target"] == "random":
             shapes |= {f"target.{l}": (self.cfg.options["M"], batch) for l, _ in levels}
         return shapes
 
     def field(self, p, s, hs, logits, y):
         """a_φ at every level."""
-        unit, inputs = rms(self.terminal(p, hs, y).flatten(), (0,)), self.cfg.options["inputs"]
+        scale, inputs = self.terminal(p, hs, y).square().mean().sqrt(), self.cfg.options["inputs"]
         if self.cfg.options["source"] == "level":
             raw = [p[f"aux.level{l}"].expand(len(y), -1) for l in range(len(hs))]
         else:
             code = self.code(p, s, hs, logits, y)
             seen = hs if inputs == "full" else [torch.zeros_like(h) for h in hs]
             raw = self.net(p, seen, code if inputs == "full" else torch.zeros_like(code), timed=inputs != "constant")
-        return [unit * a.view_as(h) for a, h in zip(raw, hs)]
+        return [scale * a.view_as(h) for a, h in zip(raw, hs)]
 
     def learned(self, p, s, hs, logits, y):
         source = self.cfg.options["source"]
         if source == "gaussian":
-            direct = self.direct(s, logits, y)
-            return [s[f"gaussian.{l}"] * rms(a, tuple(range(1, a.ndim))) for l, a in enumerate(direct)]
+            return [s[f"gaussian.{l}"] * rms(a) for l, a in enumerate(self.direct(s, logits, y))]
         return self.field(p, s, hs, logits, y)
 
     def credit(self, p, s, hs, logits, y):
         blended = super().credit(p, s, hs, logits, y)
         if self.cfg.options["source"] != "scaled_dfa":
             return blended
-        pairs = zip(blended, self.direct(s, logits, y))
-        return [dfa * (rms(a, dims := tuple(range(1, a.ndim))) / rms(dfa, dims).clamp_min(1e-30)) for a, dfa in pairs]
+        return [unit(dfa) * rms(a) for a, dfa in zip(blended, self.direct(s, logits, y))]
 
     def slopes(self, p, hs, y, directions, step):
         """Per level: unit directions v (M, batch, …) and the loss's finite differences along them over ε, (M, batch)."""
@@ -96,8 +98,8 @@ class VectorField(Learned):
 
     def moved_losses(self, p, states, y, level):
         """Losses, (copies, batch), of copies of a batch of states at a level."""
-        top = self.model.states(p, states.flatten(0, 1), level)[-1]
-        return self.model.losses(self.model.readout(p, top), y.repeat(len(states))).view(len(states), -1)
+        logits = self.model.logits(p, states.flatten(0, 1), level, {})
+        return self.model.losses(logits, y.repeat(len(states))).view(len(states), -1)
 
     def auxiliary(self, p, s, hs, logits, y):
         if self.cfg.options["source"] == "gaussian":
@@ -105,7 +107,7 @@ class VectorField(Learned):
         fields, scalar, target = self.field(p, s, hs, logits, y), 0.0, self.cfg.options["target"]
         directions = [s[f"direction.{l}"] for l in range(len(hs))]
         for l, (a, (v, slope)) in enumerate(zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))):
-            scale, slope = slope.square().mean(), slope.detach()
+            scale, slope = slope.square().mean().detach().clamp_min(TINY), slope.detach()
             if target == "shuffled":
                 slope = slope.roll(1, 1)
             elif target != "fd":
@@ -114,5 +116,5 @@ class VectorField(Learned):
             scalar = scalar + (told - slope).square().mean() / scale
         if self.cfg.options["tw"] > 0 and target == "fd":
             exact = self.terminal(p, hs, y)
-            scalar = scalar + s["tw"] * (fields[-1] - exact).square().sum() / exact.square().sum()
+            scalar = scalar + s["tw"] * (fields[-1] - exact).square().sum() / exact.square().sum().clamp_min(TINY)
         return scalar, {}

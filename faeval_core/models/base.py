@@ -16,6 +16,7 @@ class Model:
     the parameters' new running values (training). Models without batch statistics ignore it.
     """
 
+    version = 1  # raised when the model's meaning changes
     options: dict = {}  # model option -> default
     embedded = True  # False: h_0 is the input itself, and width must be its size
     controls = False  # whether terminal_ln=False and residual=False are available
@@ -47,6 +48,10 @@ class Model:
         for l in range(start, self.depth):
             hs.append(self.add(hs[-1], self.block(p, l, hs[-1], stats)))
         return hs
+
+    def logits(self, p, h, start=0, stats=None):
+        """Logits from h at level `start`."""
+        return self.readout(p, self.states(p, h, start, stats)[-1])
 
     def losses(self, logits, y):
         """Loss of each sample, (batch,): the cross-entropy."""
@@ -94,13 +99,13 @@ class Model:
         return ["embed."] + [f"blocks.{l}.fc2." for l in range(self.depth)]
 
 
-def through(product, p, name, x):
+def through(product, p: dict, name: str, x):
     """product(W, x), whose derivative by x is that of product(B, x) where p has feedback B for this weight."""
     out, back = product(p[f"{name}.weight"], x), p.get(f"{name}.feedback")
     if back is None:
         return out
     carried = product(back, x)
-    return out.detach() + carried - carried.detach()
+    return out.detach() + (carried - carried.detach())
 
 
 class Init:
@@ -115,11 +120,10 @@ class Init:
         self.p[f"{name}.weight"] = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
         self.p[f"{name}.bias"] = torch.empty(shape[0]).uniform_(-bound, bound, generator=self.generator)
 
-    def normal(self, name, std, *shape, bias=True):
+    def normal(self, name, std, *shape):
         """Weight N(0, std²), zero bias."""
         self.p[f"{name}.weight"] = torch.empty(shape).normal_(0, std, generator=self.generator)
-        if bias:
-            self.p[f"{name}.bias"] = torch.zeros(shape[0])
+        self.p[f"{name}.bias"] = torch.zeros(shape[0])
 
     def norm(self, name, d):
         self.p[f"{name}.weight"], self.p[f"{name}.bias"] = torch.ones(d), torch.zeros(d)

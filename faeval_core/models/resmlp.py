@@ -58,6 +58,12 @@ class StudentNet(ResMLP):
     options = {"alpha": 1.0}
     controls = False
 
+    @classmethod
+    def check(cls, cfg):
+        super().check(cfg)
+        if cfg.model_options["alpha"] > 1:
+            raise ValueError(f"model option alpha must lie in [0, 1], not {cfg.model_options['alpha']}")
+
     def __init__(self, cfg, image_shape, classes):
         super().__init__(cfg, image_shape, classes)
         self.terminal_ln, self.alpha = False, cfg.model_options["alpha"]
@@ -69,8 +75,8 @@ class StudentNet(ResMLP):
 class ToyLQ(ResMLP):
     """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L - target of class y‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T.
 
-    A_l = I + N(0, mixing²/width), W = N(0, 1/width), targets N(0, 1), h_0 the input itself. Nothing of it is trained: credit
-    estimators are fitted to its states (train_net=False).
+    A_l = I + N(0, mixing²/width), W = N(0, 1/width), targets N(0, 1), h_0 the input itself. The study trains nothing
+    of it: credit estimators are fitted to its states (train_net=False).
     """
 
     embedded = controls = False

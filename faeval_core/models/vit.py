@@ -12,7 +12,7 @@ class ViTMini(Model):
     """Patches → Linear, cls token, positions; L blocks x + attention(LN x), + MLP(LN ·), written as h + f_l(h); LN + head on cls.
 
     States are (batch, tokens, width). Γ and norms are per token and leave out those with a zero gradient: at level L all but
-    the cls token. Credit methods see and write all tokens of a state as one long vector.
+    the cls token. Credit methods see and write all tokens of a state as one long vector. ρ and Γ are taken on 256 images.
     """
 
     options = {"patch": 4, "heads": 4, "mlp_ratio": 2}
