@@ -23,7 +23,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "credit-sign": (BASE, "loss + sum(self.push(", "loss - sum(self.push(", METHODS),
     "credit-level": (BASE, "zip(fs, a[1:])", "zip(fs, a[:-1])", METHODS),
     "no-batch-mean": (BASE, "zip(fs, a[1:])) / batch", "zip(fs, a[1:]))", METHODS),
-    "no-detach": (BASE, "model.add(hs[-1], fs[-1]).detach()", "model.add(hs[-1], fs[-1])", METHODS),
+    "no-detach": (BASE, "hs.append(h.detach() if local else h)", "hs.append(h)", METHODS),
     "rms-axes": (BASE, 'rms(a) if how == "sample_rms"', 'rms(a) if how == "batch_rms"', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
     "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if", "fixed, hs, y, 1).detach() if", METHODS),

@@ -97,6 +97,17 @@ class Method:
         """Other credits that the diagnostics set beside the method's own, by name."""
         return {}
 
+    def forward(self, p, s, x, changed, local=False):
+        """(h_0, block outputs f_0..f_{L-1}, states h_0..h_L) of a training batch; local: every state is cut from the graph."""
+        model, h0 = self.model, self.model.embed(p, x, changed)
+        hs, fs = [h0.detach() if local else h0], []
+        for l in range(model.depth):
+            fs.append(model.block(p, l, hs[-1], changed))
+            h = model.add(hs[-1], fs[-1])
+            h = h + model.process_noise * s["process"][l] if model.process_noise else h
+            hs.append(h.detach() if local else h)
+        return h0, fs, hs
+
     def penalties(self, s, h0, fs):
         """λ‖f_l‖² over the blocks and λ‖h_0‖², batch means, summed or averaged over features."""
         total = 0.0
@@ -124,13 +135,7 @@ class LocalMethod(Method):
 
     def surrogate(self, p, s, x, y):
         model, batch, changed = self.model, x.shape[0], {}
-        h0 = model.embed(p, x, changed)
-        hs, fs = [h0.detach()], []
-        for l in range(model.depth):
-            fs.append(model.block(p, l, hs[-1], changed))
-            hs.append(model.add(hs[-1], fs[-1]).detach())
-            if model.process_noise:
-                hs[-1] = hs[-1] + model.process_noise * s["process"][l]
+        h0, fs, hs = self.forward(p, s, x, changed, local=True)
         logits = model.readout(p, hs[-1])
         loss = model.losses(logits, y).mean()
         fixed = {k: v.detach() for k, v in p.items()}

@@ -12,14 +12,9 @@ class BP(Method):
 
     def surrogate(self, p, s, x, y):
         model, changed = self.model, {}
-        hs, fs = [model.embed(p, x, changed)], []
-        for l in range(model.depth):
-            fs.append(model.block(p, l, hs[-1], changed))
-            hs.append(model.add(hs[-1], fs[-1]))
-            if model.process_noise:
-                hs[-1] = hs[-1] + model.process_noise * s["process"][l]
+        h0, fs, hs = self.forward(p, s, x, changed)
         loss = model.losses(model.readout(p, hs[-1]), y).mean()
-        return loss + self.penalties(s, hs[0], fs), (loss.detach(), changed)
+        return loss + self.penalties(s, h0, fs), (loss.detach(), changed)
 
     @classmethod
     def check(cls, cfg):
