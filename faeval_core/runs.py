@@ -14,7 +14,7 @@ from itertools import groupby
 import torch
 from tqdm import tqdm
 
-from . import __version__, data
+from . import __version__, data, synthetic
 from .config import RunConfig
 from .methods import METHODS
 from .store import RunRecord, Store, rounded
@@ -182,20 +182,19 @@ def _device_name(device):
 
 
 def cost_seconds(cfg: RunConfig, records) -> float:
-    """Estimated seconds of a run on this machine: from `records` of the same shape, else scaled by weights × images.
+    """Estimated seconds of a run on this machine, from `records` of its shape or else by weights × images.
 
-    The scale is that of a CPU with two cores, 256 wide and 4 deep on 50,000 images (benchmarks/results.json).
+    Methods are scaled by their `cost`; the constant is that of a CPU with two cores (benchmarks/results.json).
     """
+
+    def work(c):  # multiply-adds of a DFA step's forward pass, times the steps, relative to an epoch of the audit
+        features, images = (c.width, synthetic.TRAIN) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
+        size = images * (features * c.width + 2 * c.depth * c.width**2) / (50000 * (3072 * 256 + 8 * 256**2))
+        return size * getattr(METHODS.get(c.method), "cost", 1.0)
 
     def shape(c):
         return c.dataset, c.model, c.width, c.depth
 
-    rates = [
-        r.provenance["seconds"] / len(r.curves["test_acc"])
-        for r in records
-        if shape(r.config) == shape(cfg) and r.curves["test_acc"]
-    ]
-    if rates:
-        return cfg.epochs * statistics.median(rates)
-    weights = 3072 * cfg.width + 2 * cfg.depth * cfg.width**2
-    return cfg.epochs * CPU_SECONDS_PER_EPOCH * weights / (3072 * 256 + 8 * 256**2)
+    like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
+    rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) / work(r.config) for r in like]
+    return cfg.epochs * work(cfg) * (statistics.median(rates) if rates else CPU_SECONDS_PER_EPOCH)

@@ -140,7 +140,7 @@ def toy(name, **options):
     x, y = data.load("gaussian64").train_x[:32].double(), data.load("gaussian64").train_y[:32]
     hs, logits = forward(model, p, x)
     weights = [torch.eye(64, dtype=torch.float64) + p[f"blocks.{l}.fc2.weight"] for l in range(3)]
-    costate = [(logits - model.targets.double()[y]) @ p["readout.head.weight"]]
+    costate = [logits @ p["readout.head.weight"]]
     for a in reversed(weights):
         costate.insert(0, costate[0] @ a)
     return method, model, p, s, hs, logits, y, costate
@@ -181,7 +181,7 @@ def test_soft_minimum_by_hand(batch, monkeypatch):
     target = -0.5 * math.log((math.exp(-1 / 0.5) + math.exp(-3 / 0.5)) / 2)
     terminal = F.cross_entropy(logits, batch[1], reduction="none").pow(2).mean()
     found, moved = method.auxiliary(p, s, hs, logits, batch[1])
-    assert 1 < target < 2 and float(found) == pytest.approx(3 * target**2 + terminal.item(), rel=1e-9)
+    assert 1 < target < 2 and float(found) == pytest.approx(target**2 + terminal.item(), rel=1e-9)
 
 
 def test_credit_bridge_average_follows(batch):
@@ -196,7 +196,7 @@ def test_state_bridge_on_a_linear_system_is_exact(monkeypatch):
     """G = the linear flow to the end: credit is the costate, and the net's own loss vanishes."""
     method, model, p, s, hs, logits, y, costate = toy("sb")
     unit = hs[-1].square().mean().sqrt()
-    monkeypatch.setattr(method, "net", lambda p0, hs, code: [model.states(p, h, l)[-1] / unit for l, h in enumerate(hs)])
+    monkeypatch.setattr(method, "net", lambda p0, hs, code: [(model.states(p, h, l)[-1] - h) / unit for l, h in enumerate(hs)])
     assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
 

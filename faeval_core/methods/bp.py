@@ -31,6 +31,7 @@ class Frozen(BP):
     """The baseline that depth has to beat: blocks at init; embedding and readout by BP through them."""
 
     name = "frozen"
+    cost = 0.75
 
     @classmethod
     def check(cls, cfg):

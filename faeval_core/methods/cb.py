@@ -18,6 +18,7 @@ class CreditBridge(Learned):
     """
 
     name = "cb"
+    cost = 5.7
     options = Learned.options | {"wr": 0.2, "temperature": 0.1, "K": 8, "noise": 0.1, "ema": 0.995, "tgw": 1.0}
     member_options = (*Learned.member_options, "temperature", "noise", "ema", "tgw")
     gates = ("tgw",)
@@ -54,7 +55,7 @@ class CreditBridge(Learned):
         ahead = self.values(slow, noisy, code, range(1, top + 1)).view(top, copies, batch)
         target = -s["temperature"] * ((-ahead / s["temperature"]).logsumexp(1) - math.log(copies))
         value = self.values(p, hs, code)
-        scalar = (value[:-1] - target.detach()).square().mean(1).sum()
+        scalar = (value[:-1] - target.detach()).square().mean()
         scalar = scalar + (value[-1] - self.model.losses(logits, y)).square().mean()
         if self.cfg.options["tgw"] > 0:
             found = torch.func.grad(lambda h: self.values(p, [h], code, [top]).sum())(hs[-1])

@@ -16,6 +16,7 @@ class EP(LocalMethod):
     """
 
     name = "ep"
+    cost = 6.0
     options = {"beta": 1.0, "steps": 10, "step": 0.5, "symmetric": False, "relax_h0": True}
     member_options = ("beta", "step")
 

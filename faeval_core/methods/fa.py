@@ -40,6 +40,7 @@ class FA(Structured):
     """
 
     name = "fa"
+    cost = 1.1
     options = {"feedback_scale": 1.0}
     member_options = ("feedback_scale",)
 
@@ -69,6 +70,7 @@ class Oracle(Structured):
     """Exact credit in a local method's place: what a local update rule does with it. With the inner product it is BP."""
 
     name = "oracle"
+    cost = 1.5
 
     def feedback(self, p, s):
         return {}
@@ -78,6 +80,7 @@ class SignSymmetric(Structured):
     """B = sign(W) times the RMS of W: the transpose's signs, without its magnitudes."""
 
     name = "signsym"
+    cost = 1.8
 
     def feedback(self, p, s):
         weights = {k: p[f"{k}.weight"] for k in self.weights(p)}
@@ -88,6 +91,7 @@ class KolenPollack(Structured):
     """B starts as a second draw of the model's init and gets W's own updates; weight decay then draws B and W together."""
 
     name = "kp"
+    cost = 1.8
 
     def init_params(self, cfg, generator):
         drawn = self.model.init(generator)

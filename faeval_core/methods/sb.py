@@ -10,11 +10,13 @@ from .learned import TINY, Learned
 class StateBridge(Learned):
     """a_l = ∇_{h_l} CE(readout(G(h_l, t_l, s)), y); G predicts h_L, in units of the batch's RMS of h_L.
 
+    skip: G = h_l + net, where the two levels have one size, so that before any learning credit is δ_L at every level.
     loss: 'nmse', ‖G - h_L‖² over the batch's mean ‖h_L‖², or 'mse', the mean over features (and units of 1).
     """
 
     name = "sb"
-    options = Learned.options | {"loss": "nmse"}
+    cost = 3.3
+    options = Learned.options | {"loss": "nmse", "skip": True}
     choices = Learned.choices | {"loss": ("nmse", "mse")}
 
     def outputs(self):
@@ -23,7 +25,9 @@ class StateBridge(Learned):
     def predicted(self, p, hs, code, top):
         """G at every level, (L+1, batch, size of level L)."""
         unit = top.square().mean().sqrt() if self.cfg.options["loss"] == "nmse" else 1.0
-        return torch.stack(self.net(p, hs, code)) * unit
+        skip = self.cfg.options["skip"]
+        guesses = zip(self.net(p, hs, code), (h.flatten(1) for h in hs))
+        return torch.stack([unit * g + (h if skip and h.shape == g.shape else 0) for g, h in guesses])
 
     def learned(self, p, s, hs, logits, y):
         code, top = self.code(p, s, hs, logits, y), hs[-1]
