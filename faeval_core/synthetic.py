@@ -1,7 +1,7 @@
 """Synthetic datasets, made where they are used: Gaussian inputs labelled by a random teacher, or plain ones for Toy LQ.
 
 Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and `gaussian64`; with `-small` for a
-tenth of the training images.
+tenth of the images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def tensors(name: str):
         y = labels(x, float(told["alpha"]), int(told["depth"]), stream(0, f"{name}.teacher"))
     else:
         y = torch.randint(0, CLASSES, (len(x),), generator=stream(0, f"{name}.labels"))
-    kept = TRAIN // 10 if told["small"] else TRAIN
-    return x[:kept], y[:kept], x[TRAIN:], y[TRAIN:]
+    kept, tested = (TRAIN // 10, TEST // 10) if told["small"] else (TRAIN, TEST)
+    return x[:kept], y[:kept], x[TRAIN : TRAIN + tested], y[TRAIN : TRAIN + tested]
 
 
 @torch.no_grad()

@@ -218,7 +218,7 @@ def test_synthetic_datasets():
     assert torch.equal(data.Pixels(found).subset("train", 8)[0].sort(0)[0][0] * 0, torch.zeros(1, 1, 128))
     assert found.fingerprint == data.load("teacher-a1.0-L4").fingerprint != data.load("teacher-a0.5-L4").fingerprint
     small = data.load("teacher-a1.0-L4-small")
-    assert len(small.train_y) == 1280 and torch.equal(small.test_y, found.test_y)
+    assert len(small.train_y) == 1280 and torch.equal(small.test_y, found.test_y[:256])
     from faeval_core import run
 
     with pytest.raises(ValueError, match="set augment=False"):
