@@ -88,6 +88,13 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
     ax.set_xticks(levels)
 
 
+def note_empty(*axes):
+    """Write 'not run' across the axes that hold no measured points."""
+    for ax in axes:
+        if not ax.containers:
+            ax.text(0.5, 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
+
+
 def bars(ax, arms, values, reference=None, xlabel="test accuracy"):
     """Horizontal bars of mean ± sd with every seed as a dot; arms without records are written out as not run.
 

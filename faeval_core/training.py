@@ -139,7 +139,7 @@ class Ensemble:
         """Gradients of member m to the leaves that learn in this epoch, clipped block by block where its config says so."""
         cfg, leaf = self.configs[m], self.leaves[m]
         for k, g in grads.items():
-            leaf[k].grad = g if self.method.learns(cfg, self.epoch, k) else None
+            leaf[k].grad = g if k in self.learning[m] else None
         if cfg.clip > 0:
             for l in range(self.model.depth):
                 torch.nn.utils.clip_grad_norm_([v for k, v in leaf.items() if k.startswith(f"blocks.{l}.")], cfg.clip)
@@ -201,6 +201,7 @@ class Ensemble:
             for k, v in self.method.at_epoch(c, self.epoch).items():
                 self.state[k][m].copy_(v)
         self.generators = [self._generator(c, "noise") for c in self.configs]
+        self.learning = [{k for k in self.trained if self.method.learns(c, self.epoch, k)} for c in self.configs]
         self.method.hears = "blend" not in self.state or bool((self.state["blend"] > 0).any())
         self.method.fits = any(self.method.learns(c, self.epoch, "aux.") for c in self.configs)
 

@@ -20,9 +20,9 @@ SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
 COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
 
 MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
-    "credit-sign": (BASE, "loss + sum(self.push(", "loss - sum(self.push(", METHODS),
-    "credit-level": (BASE, "zip(fs, a[1:])", "zip(fs, a[:-1])", METHODS),
-    "no-batch-mean": (BASE, "zip(fs, a[1:])) / batch", "zip(fs, a[1:]))", METHODS),
+    "credit-sign": (BASE, "loss + self.push(", "loss - self.push(", METHODS),
+    "credit-level": (BASE, "self.push(s, fs, a[1:])", "self.push(s, fs, a[:-1])", METHODS),
+    "no-batch-mean": (BASE, "fs, a[1:]) / batch", "fs, a[1:])", METHODS),
     "no-detach": (BASE, "hs.append(h.detach() if local else h)", "hs.append(h)", METHODS),
     "rms-axes": (BASE, 'rms(a) if how == "sample_rms"', 'rms(a) if how == "batch_rms"', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),

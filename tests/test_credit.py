@@ -236,7 +236,7 @@ def test_cosine_rule_does_not_change_the_outputs_length(batch):
     method, model, p, s = member(tiny("dfa", rule="cosine"))
     f, a = torch.randn(2, 5, 12, dtype=torch.float64)
     f.requires_grad_()
-    (g,) = torch.autograd.grad(method.push(s, f, a), f)
+    (g,) = torch.autograd.grad(method.push(s, [f], [a]), f)
     assert (g * f).sum(1).abs().max() < 1e-12
     assert ((g * a).sum(1) > 0).all()
 

@@ -138,10 +138,10 @@ class LocalMethod(Method):
         model, batch, changed = self.model, x.shape[0], {}
         h0, fs, hs = self.forward(p, s, x, changed, local=True)
         logits = model.readout(p, hs[-1])
-        loss = model.losses(logits, y).mean()
+        loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
         a = [normalise(level.detach(), self.cfg.credit_norm) for level in self.credit(fixed, s, hs, logits.detach(), y)]
-        scalar = loss + sum(self.push(s, f, a_l) for f, a_l in zip(fs, a[1:])) / batch + self.penalties(s, h0, fs)
+        scalar = loss + self.push(s, fs, a[1:]) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding != "init":
             a0 = self.exact_credit(fixed, hs, y, 0).detach() if self.cfg.embedding == "exact" else a[0]
             scalar = scalar + inner(h0, a0) / batch
@@ -155,14 +155,15 @@ class LocalMethod(Method):
         """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached."""
         return 0.0, {}
 
-    def push(self, s, f, a):
-        """How credit a, (batch, …), moves a block with output f: the update rules of study 6, summed over the batch.
+    def push(self, s, fs, credits):
+        """How credit a, (batch, …), moves a block with output f: the update rules of study 6, summed over batch and blocks.
 
         'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm: one update
         differs from 'inner' with normalised credit by η alone. 'cosine': cos(f, a).
         """
         if self.cfg.rule == "inner":
-            return inner(f, a)
+            return torch.dot(*(torch.cat([t.reshape(-1) for t in levels]) for levels in (fs, credits)))  # faster than one by one
+        pairs = list(zip(fs, credits))
         if self.cfg.rule == "target":
-            return 0.5 * (f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum()
-        return F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum()
+            return 0.5 * sum((f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum() for f, a in pairs)
+        return sum(F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum() for f, a in pairs)

@@ -13,7 +13,7 @@ class BP(Method):
     def surrogate(self, p, s, x, y):
         model, changed = self.model, {}
         h0, fs, hs = self.forward(p, s, x, changed)
-        loss = model.losses(model.readout(p, hs[-1]), y).mean()
+        loss = model.loss(model.readout(p, hs[-1]), y)
         return loss + self.penalties(s, h0, fs), (loss.detach(), changed)
 
     @classmethod

@@ -57,6 +57,10 @@ class Model:
         """Loss of each sample, (batch,): the cross-entropy."""
         return F.cross_entropy(logits, y, reduction="none")
 
+    def loss(self, logits, y):
+        """Mean of the losses, fused."""
+        return F.cross_entropy(logits, y)
+
     def output_error(self, logits, y):
         """e_T, the derivative of each sample's loss by its logits, (batch, C): softmax(logits) - onehot(y)."""
         return torch.softmax(logits, -1) - self.onehot(logits, y)

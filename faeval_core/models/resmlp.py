@@ -100,5 +100,8 @@ class ToyLQ(ResMLP):
     def losses(self, logits, y):
         return 0.5 * self.output_error(logits, y).square().sum(-1)
 
+    def loss(self, logits, y):
+        return self.losses(logits, y).mean()
+
     def output_error(self, logits, y):
         return logits
