@@ -9,8 +9,8 @@ from .files import publish, studies
 from .tables import magnitude, pm
 
 ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
-SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta "})
-FORMULA = r"‖[^‖]+‖|[Γρλδ](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
+SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta ", "α": r"\alpha "})
+FORMULA = r"‖[^‖]+‖|[Γρλδα](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
 
 
 def escape(text: str) -> str:
@@ -62,7 +62,8 @@ def write(results: Path, paper: Path) -> None:
     for notebook, study in studies(results).items():
         for c in study["claims"]:
             macros[macro_name("claim", c["name"])] = c["decided"]
-            claims.append([escape(c["statement"]), c["decided"], escape(c["interval"]), notebook.split("_")[0]])
+            if c["decided"] != "not run":
+                claims.append([escape(c["statement"]), c["decided"], escape(c["interval"]), notebook.split("_")[0]])
         macros |= {macro_name(key): value for key, value in study.get("paper", {}).items()}
     made = [rf"\newcommand{{\{k}}}{{{escape(str(v))}}}" for k, v in sorted(macros.items())]
     header = ["claim", "decided", "mean [95\\,\\% interval]", "notebook"]
