@@ -169,7 +169,7 @@ def update_alignment(method, p, s, step, x, y):
         scalar, _ = method.surrogate(leaves, s, x, y)
         own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
         model = method.model
-        loss = model.losses(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y).mean()
+        loss = model.loss(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y)
         exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
     parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
     trained = {k for k in p if method.trains(k) and own[k] is not None}

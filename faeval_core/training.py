@@ -203,7 +203,7 @@ class Ensemble:
         self.generators = [self._generator(c, "noise") for c in self.configs]
         self.learning = [{k for k in self.trained if self.method.learns(c, self.epoch, k)} for c in self.configs]
         self.method.hears = "blend" not in self.state or bool((self.state["blend"] > 0).any())
-        self.method.fits = any(self.method.learns(c, self.epoch, "aux.") for c in self.configs)
+        self.method.fits = any(k.startswith("aux.") for learning in self.learning for k in learning)
 
     def _generator(self, cfg, name):
         """A generator on the device that depends on (seed, name, epoch) alone."""
