@@ -161,9 +161,9 @@ class LocalMethod(Method):
         'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm: one update
         differs from 'inner' with normalised credit by η alone. 'cosine': cos(f, a).
         """
-        if self.cfg.rule == "inner":
-            return torch.dot(*(torch.cat([t.reshape(-1) for t in levels]) for levels in (fs, credits)))  # faster than one by one
         pairs = list(zip(fs, credits))
+        if self.cfg.rule == "inner":
+            return sum(inner(f, a) for f, a in pairs)
         if self.cfg.rule == "target":
             return 0.5 * sum((f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum() for f, a in pairs)
         return sum(F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum() for f, a in pairs)
