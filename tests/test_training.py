@@ -58,7 +58,7 @@ def script_batches(cfg, pixels, epoch):
 
 def script_credit(cfg, net, feedback, h, logits, y):
     e = torch.softmax(logits, 1) - F.one_hot(y, logits.shape[1])
-    if cfg.method == "dfa":
+    if cfg.method in ("dfa", "frozen_dfa"):
         a = [e @ b for b in feedback]
     else:
         top = h.detach().requires_grad_()
@@ -76,7 +76,7 @@ def script(cfg, pixels):
     params, state = initial(cfg, build(cfg, (3, 8, 8), 4)[0])
     torch_net.load_state_dict(params)
     parts = [torch_net.embed, *torch_net.blocks, torch_net.readout]
-    trained = [p for p in parts if not (cfg.method == "frozen" and isinstance(p, Block))]
+    trained = [p for p in parts if not (cfg.method.startswith("frozen") and isinstance(p, Block))]
     trained = [p for p in trained if not (cfg.embedding == "init" and p is torch_net.embed)]
     if cfg.optimizer == "adamw":
         optimisers = [torch.optim.AdamW(p.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay) for p in trained]
@@ -132,7 +132,7 @@ def apart(found, wanted):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "bp"}, {"method": "frozen"}, {"method": "dfa"}, {"method": "fa"},
+        {"method": "bp"}, {"method": "frozen"}, {"method": "frozen_dfa"}, {"method": "dfa"}, {"method": "fa"},
         {"method": "bp", "penalty": 1e-2}, {"method": "dfa", "penalty": 1e-2, "embedding": "init"},
         {"method": "fa", "credit_norm": "sample_rms", "schedule": "constant", "augment": False},
         {"method": "bp", "optimizer": "sgd", "lr": 0.05}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01},

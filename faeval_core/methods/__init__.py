@@ -3,14 +3,16 @@
 from .base import LocalMethod, Method
 from .bp import BP, Frozen
 from .cb import CreditBridge
-from .dfa import DFA
+from .dfa import DFA, FrozenDFA
 from .ep import EP
 from .fa import FA, KolenPollack, Oracle, SignSymmetric
 from .local import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField
 
-ALL = (BP, Frozen, DFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle)
+ALL = (
+    BP, Frozen, DFA, FrozenDFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle,
+)  # fmt: skip
 METHODS = {m.name: m for m in ALL}
 
 

@@ -27,17 +27,21 @@ class BP(Method):
         return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]
 
 
-class Frozen(BP):
-    """The baseline that depth has to beat: blocks at init; embedding and readout by BP through them."""
-
-    name = "frozen"
-    cost = 0.75
+class BlocksAtInit(Method):
+    """Of a method, all but the training of its blocks."""
 
     @classmethod
     def check(cls, cfg):
         super().check(cfg)
         if cfg.penalty:
-            raise ValueError("method 'frozen' does not train its blocks, so penalty must be 0; penalty_h0 is available")
+            raise ValueError(f"method {cls.name!r} does not train its blocks, so penalty must be 0; penalty_h0 is available")
 
     def trains(self, name):
         return super().trains(name) and not name.startswith("blocks.")
+
+
+class Frozen(BlocksAtInit, BP):
+    """The baseline that depth has to beat: blocks at init; embedding and readout by BP through them."""
+
+    name = "frozen"
+    cost = 0.75

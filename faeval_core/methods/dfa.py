@@ -7,6 +7,7 @@ import math
 import torch
 
 from .base import LocalMethod
+from .bp import BlocksAtInit
 
 
 class DFA(LocalMethod):
@@ -41,3 +42,11 @@ class DFA(LocalMethod):
 
     def credit(self, p, s, hs, logits, y):
         return self.direct(s, logits, y)
+
+
+class FrozenDFA(BlocksAtInit, DFA):
+    """The frozen baseline without any back-propagation: blocks at init, the embedding by DFA's a_0."""
+
+    name = "frozen_dfa"
+    cost = 0.8
+    stream = "dfa"
