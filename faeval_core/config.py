@@ -20,7 +20,7 @@ CHOICES = {
     "schedule": ("cosine", "constant"),
     "labels": ("true", "random"),
     "embedding": ("rule", "init", "exact"),
-    "credit_norm": ("raw", "sample_rms", "batch_rms"),
+    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"),
     "penalty_reduction": ("sum", "mean"),
     "rule": ("inner", "target", "cosine"),
 }
@@ -65,7 +65,8 @@ class RunConfig:
     Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS and `model` one in MODELS; `options` and
     `model_options` are their own.
     embedding: 'rule' (the method's own rule), 'init' (left at its random initialisation) or 'exact' (BP's gradient).
-    credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms').
+    credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus
+        1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g').
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
     rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.

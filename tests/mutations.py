@@ -24,7 +24,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "credit-level": (BASE, "self.push(s, fs, a[1:])", "self.push(s, fs, a[:-1])", METHODS),
     "no-batch-mean": (BASE, "fs, a[1:]) / batch", "fs, a[1:])", METHODS),
     "no-detach": (BASE, "hs.append(h.detach() if local else h)", "hs.append(h)", METHODS),
-    "rms-axes": (BASE, 'rms(a) if how == "sample_rms"', 'rms(a) if how == "batch_rms"', METHODS),
+    "rms-axes": (BASE, 'if how == "batch_rms" else rms(a)', 'if how != "batch_rms" else rms(a)', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
     "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if", "fixed, hs, y, 1).detach() if", METHODS),
     "error-sign": ("models/base.py", "(logits, -1) - self.onehot", "(logits, -1) + self.onehot", METHODS),

@@ -172,6 +172,8 @@ def test_normalise_axes():
     assert normalise(a, "batch_rms").pow(2).mean().sqrt().item() == pytest.approx(1, rel=1e-5)
     constant = torch.full((2, 3), 1e-6, dtype=torch.float64)
     torch.testing.assert_close(normalise(constant, "sample_rms"), torch.full((2, 3), 0.5).double())
+    g = constant / 2  # the same two samples, as gradients of their mean loss
+    torch.testing.assert_close(normalise(constant, "sample_rms_g"), g / (g.pow(2).mean().sqrt() + 1e-6))
     assert torch.equal(normalise(torch.zeros(2, 3), "batch_rms"), torch.zeros(2, 3))
 
 

@@ -81,7 +81,7 @@ def test_every_field_changes_the_identity(monkeypatch):
         ({"model": "resmpl"}, "unknown model 'resmpl'; did you mean 'resmlp'"),
         ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'.*adamw, sgd"),
         ({"embedding": "exactly"}, "did you mean 'exact'.*exact, init, rule"),
-        ({"credit_norm": "rms"}, "unknown credit_norm 'rms'.*batch_rms, raw, sample_rms"),
+        ({"credit_norm": "rms"}, "unknown credit_norm 'rms'.*batch_rms, raw, sample_rms, sample_rms_g"),
         ({"options": {"feedback_scal": 2}}, "option of method 'dfa' 'feedback_scal'; did you mean 'feedback_scale'"),
         ({"method": "bp", "options": {"feedback_scale": 2}}, "option of method 'bp' 'feedback_scale'"),
         ({"lr": -1e-3}, "lr must be a finite number of at least 0, not -0.001"),

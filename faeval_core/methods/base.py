@@ -29,11 +29,13 @@ def unit(a):
 def normalise(a, how: str):
     """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is.
 
-    Credit is on the scale of the per-sample gradient, 128 times that of g_l, and so is the 1e-6.
+    Credit here is on the scale of the per-sample gradient δ, batch times that of g_l, and so is the 1e-6. 'sample_rms_g' adds
+    1e-6 on the scale of g_l: where gradients are small, it then leaves small credit small.
     """
     if how == "raw":
         return a
-    return a / ((rms(a) if how == "sample_rms" else a.square().mean().sqrt()) + 1e-6)
+    found = a.square().mean().sqrt() if how == "batch_rms" else rms(a)
+    return a / (found + 1e-6 * (len(a) if how == "sample_rms_g" else 1))
 
 
 class Method:
