@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import full, member, scramble, tiny
-from test_methods import gap, gradient
+from test_methods import LOCAL, NOT_BLIND, gap, gradient
 
 from faeval_core import METHODS, RunConfig, data
 from faeval_core.models import MODELS
@@ -143,6 +143,21 @@ def test_every_method_on_every_model(images, method, name):
         moved, vmapped = v - start[k], steps["vmap"].member(1)[0][k] - start[k]
         assert v.isfinite().all() and (moved - vmapped).norm() <= 1e-3 * moved.norm() + 1e-6, k
         assert moved.any() or (method.startswith("frozen") and k.startswith("blocks.")), k
+
+
+@pytest.mark.parametrize("name", ["vitmini", "convnet"])
+@pytest.mark.parametrize("method", [*(n for n in LOCAL if n not in NOT_BLIND | {"fa"}), "bp"])
+def test_no_hidden_back_propagation_through_tokens_and_feature_maps(batch, method, name, monkeypatch):
+    """As on vectors: cutting every block's input changes nothing for a local method. FA is structured here, block by block."""
+    rule, model, p, s = member(kind(name, method))
+    p, (x, y) = {k: v.abs() + 0.5 if k.endswith("var") else v for k, v in scramble(p).items()}, batch
+    whole, block = gradient(rule, p, s, x, y), model.block
+    monkeypatch.setattr(model, "block", lambda p, l, h, stats=None: block(p, l, h.detach(), stats))
+    cut = gradient(rule, p, s, x, y)
+    if method == "bp":
+        assert gap(cut, {k: v for k, v in whole.items() if k.startswith("embed.") and v.any()}) > 0.1
+    else:
+        assert all(torch.equal(cut[k], v) for k, v in whole.items())
 
 
 @pytest.mark.parametrize("name", ["vitmini", "convnet", "toylq"])
