@@ -133,7 +133,7 @@ class Ensemble:
     def descend(self, m, grads):
         """One update of the leaves of member m that learn in this epoch, clipped block by block where its config says so.
 
-        By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, which costs a third of their time.
+        By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, a quarter of the time.
         """
         cfg, (names, leaves, moments, steps, moving) = self.configs[m], self.learning[m]
         if not names:

@@ -1,0 +1,134 @@
+"""From measurements to what a reader is told: thresholds, verdicts, intervals, the comparison with the reference, LaTeX."""
+
+import math
+
+import pandas as pd
+import pytest
+from conftest import tiny
+from scipy import stats as scipy_stats
+
+from faeval_core import latex, protocol, stats, tables
+from faeval_core.store import RunRecord
+
+
+def diagnosis(**changes):
+    """A sound one of a net with three blocks, but for the changes."""
+    sound = {
+        "growth": 2.0, "g_norm": [1e-3] * 4, "stability": 0.1, "twin": [1.0] * 4, "gamma": [0.5, 0.4, 0.2, 1.0],
+        "gamma_block": [0.1, 0.2, 0.3], "gamma_block_clamped": [0.0, 0.1, 0.2], "rescaled": {"gamma": [0.5, 0.4, 0.2, 1.0]},
+        "rho": [0.5] * 4, "h_norm": [1.0] * 4, "sensitivity": [1.0] * 4,
+    }  # fmt: skip
+    return {**sound, **changes}
+
+
+def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **changes):
+    cfg = tiny("dfa", epochs=2, seed=seed)
+    curves = {"test_acc": [0.1, accuracy], "growth": list(growth), "g_norm": [[1.0, g] for g in g_norm]}
+    return RunRecord(cfg, "complete", curves, {"2": diagnosis(**changes)}, None, {})
+
+
+@pytest.mark.parametrize(
+    "changes, letter, fired",
+    [
+        ({"growth": 50.0}, "a", False), ({"growth": 50.1}, "a", True), ({"growth": None}, "a", None),
+        ({"g_norm": [0.0, 0.0, 0.0, 1e-7]}, "b", False), ({"g_norm": [1.0, 1.0, 1.0, 9e-8]}, "b", True),
+        ({"stability": 0.3}, "c", False), ({"stability": 0.31}, "c", True),
+        ({"twin": [1.0, 0.98, 1.0, 1.0]}, "b'", True), ({"twin": [1.0, None, 1.0, 1.0]}, "b'", None),
+        ({"rescaled": {"gamma": [0.5, 0.42, 0.2, 1.0]}}, "b'", True),
+        ({"rescaled": {"gamma": [0.5, 0.409, 0.2, 1.0]}}, "b'", False),
+    ],
+)  # fmt: skip
+def test_each_diagnostic_fires_beyond_its_published_threshold(changes, letter, fired):
+    assert protocol.fires(diagnosis(**changes))[letter] is fired
+
+
+def test_depth_is_used_from_two_points_above_the_frozen_baseline():
+    found = [protocol.fires(diagnosis(), accuracy, 0.25)["d"] for accuracy in (0.269, 0.2701, None)]
+    assert found == [True, False, None] and protocol.fires(diagnosis(), 0.5)["d"] is None
+
+
+def test_deep_cosines_are_means_over_the_levels_they_name():
+    found = protocol.deep_cos(diagnosis())
+    assert found == pytest.approx({"hidden": 0.3, "with_top": 1.6 / 3, "published": 0.15, "published_exact": 0.25})
+    assert protocol.deep_cos(diagnosis(gamma=[1.0, None, 1.0, 1.0]))["hidden"] is None
+
+
+def test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined():
+    judged = protocol.verdict([record(growth=(1, 2), **{"stability": c}) for c in (0.5, 0.5, 0.1)], [record(0.2)])
+    assert judged.counts["c"] == (2, 3) and judged.text() == "fires (c)" and judged.withdraw() == [protocol.WITHDRAW["c"]]
+    judged = protocol.verdict([record(stability=c) for c in (0.5, None, None, 0.1)], [record(0.2)])
+    assert judged.counts["c"] == (1, 2) and judged.text() == "trustworthy"
+    assert protocol.verdict([record()]).text() == "trustworthy; undefined: (d)"
+    assert protocol.verdict([]).text() == "not run"
+    gone = RunRecord(tiny("dfa"), "diverged", {}, {}, {"step": 3, "quantity": "train_loss"}, {})
+    assert protocol.verdict([gone]).text() == "diverged" and protocol.verdict([gone, record()]).diverged == 1
+
+
+def test_first_fire_is_the_first_epoch_on_the_curve():
+    found = record(growth=(51.0, 49.0), g_norm=(1e-6, 1e-8))
+    assert (protocol.first_fire(found, "a"), protocol.first_fire(found, "b")) == (1, 2)
+    assert protocol.first_fire(record(), "a") is None
+
+
+def test_intervals_are_students_and_sd_has_n_minus_one():
+    values = [0.31, 0.35, 0.30, None]
+    assert stats.mean_sd(values) == pytest.approx((0.32, math.sqrt((0.01**2 + 0.03**2 + 0.02**2) / 2), 3))
+    found, wanted = stats.interval(values), scipy_stats.ttest_1samp(values[:3], 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert stats.mean_sd([]) == (None, None, 0) and stats.interval([None]) is None
+
+
+@pytest.mark.parametrize(
+    "values, bound, decided",
+    [
+        ([1.0, 1.1, 0.9], {"above": 0}, "holds"), ([1.0, 1.1, 0.9], {"below": 0}, "does not hold"), ([], {"above": 0}, "not run"),
+        ([1.0, -1.0, 0.5], {"above": 0}, "undecided"), ([5.0], {"above": 0}, "undecided"), ([-2.0, -2.1], {"below": -1}, "holds"),
+    ],
+)  # fmt: skip
+def test_a_claim_is_decided_by_its_interval(values, bound, decided):
+    assert stats.decide(values, **bound) == decided
+
+
+def test_pairs_are_matched_by_seed():
+    ours, theirs = [record(0.5, 1), record(0.7, 2), record(0.9, 3)], [record(0.6, 2), record(0.1, 1)]
+    assert stats.paired(ours, theirs) == pytest.approx([0.4, 0.1])
+
+
+def test_differences_are_in_standard_errors_of_the_difference():
+    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, 0.06, 3) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.06**2 / 3))
+    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, None, 1) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.03**2))
+    assert stats.diff_in_se(0.5, None, 1, 0.4, None, None) is None
+
+
+@pytest.mark.parametrize(
+    "metric, ours, value, diff, same",
+    [
+        ("test_acc", 0.6149, 0.60, None, True), ("test_acc", 0.617, 0.60, None, False), ("test_acc", 0.63, 0.60, -1.9, True),
+        ("h_norm", 9e6, 1e6, None, True), ("h_norm", 1.1e7, 1e6, 0.1, False), ("mode1b_fires", 0.4, 0, None, True),
+        ("mode1b_fires", 0.6, 0, 0.0, False), ("gamma", 0.14, 0.1, None, True), ("gamma", 0.9, 0.8, None, True),
+        ("gamma", 0.6, 0.8, 2.1, False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_reproduced(metric, ours, value, diff, same):
+    assert tables.agrees(metric, ours, value, diff) is same
+
+
+def test_every_reference_row_is_kept_and_a_misnamed_one_refused():
+    named = {"experiment": "protocol_audit", "condition": "d=256,L=4,epochs=100,method=bp", "metric": "test_acc"}
+    found = tables.with_ours([{**named, "value": 0.61, "sd": 0.002, "n": 3, "calibrated": False}])
+    assert len(found) == len(pd.read_csv(tables.REFERENCE)) and (found.verdict == "reproduced").sum() == 1
+    assert set(found.verdict) == {"reproduced", "not run"}
+    with pytest.raises(ValueError, match="no reference row is called .*bpp"):
+        tables.with_ours([{**named, "metric": "bpp", "value": 1.0, "sd": None, "n": 1, "calibrated": False}])
+
+
+def test_numbers_as_a_reader_sees_them():
+    assert tables.pm([0.3, 0.5]) == "0.400 ± 0.141" and tables.pm([0.3]) == "0.300" and tables.pm([None]) == "—"
+    assert tables.magnitude([1e6, 1e8]) == "1e+07" and tables.magnitude([]) == "—"
+    assert tables.level_mean([record(), record(gamma=[None, 1, 1, 1])], "gamma") == [pytest.approx(1.1 / 3), None]
+
+
+def test_plain_text_becomes_latex():
+    assert latex.escape("‖h_L‖ 2e+09, 50 % ± 1") == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
+    assert latex.escape("1e-07 & α") == r"\(10^{-7}\) \& \(\alpha \)"
+    assert latex.macro_name("audit acc dfa", "L 12") == "AuditAccDfaLOneTwo"
