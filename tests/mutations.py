@@ -69,6 +69,12 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),
     "exploit-clamp": ("exploit.py", "        if clamp:", "        if False:", "test_exploit.py"),
     "frozen-drifts": (TRAINING, "elif self.configs[0].train_net:", "else:", "test_models.py"),
+    "counted-for-all": (TRAINING, "self.steps[m] += moving", "self.steps += moving", COMPANY),
+    "clip-amplifies": (TRAINING, ".clamp(max=1)", "", SCRIPT),
+    "sd-of-n": ("stats.py", "v.std(ddof=1)", "v.std(ddof=0)",
+                "test_protocol.py::test_intervals_are_students_and_sd_has_n_minus_one"),
+    "minority-verdict": ("protocol.py", "2 * self.counts[k][0] >", "3 * self.counts[k][0] >",
+                         "test_protocol.py::test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined"),
 }  # fmt: skip
 
 

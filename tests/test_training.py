@@ -108,6 +108,8 @@ def script(cfg, pixels):
                     ((f * a[l + 1].detach()).sum(1) + cfg.penalty * f.pow(2).sum(1)).mean().backward()
                 if cfg.method == "fa":  # the credit's own graph leaves a gradient on the readout; it is not used
                     assert a[-1].requires_grad is False
+            for block in torch_net.blocks if cfg.clip else ():
+                torch.nn.utils.clip_grad_norm_(block.parameters(), cfg.clip)
             for o in optimisers:
                 o.step()
         for s in schedulers:
@@ -136,6 +138,7 @@ def apart(found, wanted):
         {"method": "bp", "penalty": 1e-2}, {"method": "dfa", "penalty": 1e-2, "embedding": "init"},
         {"method": "fa", "credit_norm": "sample_rms", "schedule": "constant", "augment": False},
         {"method": "bp", "optimizer": "sgd", "lr": 0.05}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01},
+        {"method": "dfa", "optimizer": "sgd", "lr": 0.1, "clip": 0.2},
     ],
     ids=lambda c: "-".join(map(str, c.values())),
 )  # fmt: skip
