@@ -19,7 +19,7 @@ CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "constant"),
     "labels": ("true", "random"),
-    "embedding": ("rule", "init", "exact"),
+    "embedding": ("rule", "init", "exact", "shared"),
     "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"),
     "penalty_reduction": ("sum", "mean"),
     "rule": ("inner", "target", "cosine"),
@@ -64,7 +64,8 @@ class RunConfig:
 
     Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS and `model` one in MODELS; `options` and
     `model_options` are their own.
-    embedding: 'rule' (the method's own rule), 'init' (left at its random initialisation) or 'exact' (BP's gradient).
+    embedding: 'rule' (the method's own a_0), 'shared' (block 0's credit, a_1), 'init' (left at its random initialisation) or
+        'exact' (BP's gradient).
     credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus
         1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g').
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.

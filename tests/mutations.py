@@ -26,7 +26,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "no-detach": (BASE, "hs.append(h.detach() if local else h)", "hs.append(h)", METHODS),
     "rms-axes": (BASE, 'if how == "batch_rms" else rms(a)', 'if how != "batch_rms" else rms(a)', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
-    "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if", "fixed, hs, y, 1).detach() if", METHODS),
+    "exact-embedding": (BASE, "fixed, hs, y, 0).detach() if heard", "fixed, hs, y, 1).detach() if heard", METHODS),
     "error-sign": ("models/base.py", "(logits, -1) - self.onehot", "(logits, -1) + self.onehot", METHODS),
     "fa-transposed": ("methods/fa.py", 's["feedback"][l])', 's["feedback"][l].T)', METHODS),
     "fa-level": ("methods/fa.py", "a[-1] @", "a[0] @", METHODS),

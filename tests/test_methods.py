@@ -205,6 +205,18 @@ def test_exact_embedding_is_bps_gradient(batch, name):
     assert gap(found, {k: v for k, v in rule.items() if not k.startswith("embed.")}) == 0
 
 
+def test_a_shared_embedding_hears_block_zeros_credit(batch):
+    """d/dW of mean_i <W x_i, a_{1,i}>; the rest of the net does not notice."""
+    method, model, p, s = member(tiny("fa", embedding="shared"))
+    p, (x, y) = scramble(p), batch
+    found, rule = gradient(method, p, s, x, y), gradient(METHODS["fa"](tiny("fa"), model), p, s, x, y)
+    a = method.credit(p, s, *forward(model, p, x), y)
+    torch.testing.assert_close(found["embed.weight"], a[1].T @ x.flatten(1) / len(y))
+    assert gap(found, {k: v for k, v in rule.items() if not k.startswith("embed.")}) == 0
+    with pytest.raises(ValueError, match="levels 0 and 1 of different shapes"):
+        member(tiny("dfa", model="convnet", embedding="shared"))
+
+
 @pytest.mark.parametrize("name, embedding", [(m, "init") for m in METHODS] + [("frozen", "rule")])
 def test_untrained_parameters_do_not_move(pixels, name, embedding):
     """Weight decay included: what is left at init stays bit for bit, and everything else moves."""

@@ -133,8 +133,13 @@ class Method:
 class LocalMethod(Method):
     """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
 
-    A rule of your own is a subclass with a `credit`.
+    A rule of your own is a subclass with a `credit`. embedding='shared': the embedding hears a_1, as block 0 does.
     """
+
+    def __init__(self, cfg, model):
+        super().__init__(cfg, model)
+        if cfg.embedding == "shared" and model.levels[0] != model.levels[1]:
+            raise ValueError(f"model {cfg.model!r} has levels 0 and 1 of different shapes, so embedding='shared' cannot train it")
 
     def surrogate(self, p, s, x, y):
         model, batch, changed = self.model, x.shape[0], {}
@@ -145,7 +150,8 @@ class LocalMethod(Method):
         a = [normalise(level.detach(), self.cfg.credit_norm) for level in self.credit(fixed, s, hs, logits.detach(), y)]
         scalar = loss + self.push(s, fs, a[1:]) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding != "init":
-            a0 = self.exact_credit(fixed, hs, y, 0).detach() if self.cfg.embedding == "exact" else a[0]
+            heard = {"rule": a[0], "shared": a[1], "exact": None}[self.cfg.embedding]
+            a0 = self.exact_credit(fixed, hs, y, 0).detach() if heard is None else heard
             scalar = scalar + inner(h0, a0) / batch
         if self.fits:
             opened = {k: v for k, v in p.items() if k.startswith("aux.")}
