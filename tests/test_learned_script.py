@@ -1,7 +1,5 @@
 """Learned credit and equilibrium propagation against an ordinary PyTorch script: modules, one torch optimiser, backward()."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,16 +12,15 @@ from faeval_core.training import build, initial
 
 
 class Trunk(nn.Module):
-    """concat[LN(h), time(t), s] → MLP → out, its first layer split into the part of the state and the part of the rest."""
+    """concat[LN(h), t, s] → MLP → out, its first layer split into the part of the state and the part of the rest."""
 
     def __init__(self, d, hidden, code, out):
         super().__init__()
-        self.state, self.rest = nn.Linear(d, hidden), nn.Linear(5 + code, hidden)
+        self.state, self.rest = nn.Linear(d, hidden), nn.Linear(1 + code, hidden)
         self.mid, self.out = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(2)), nn.Linear(hidden, out)
 
     def forward(self, h, t, s):
-        time = torch.tensor([t, *(f(math.pi * k * t) for k in (1, 2) for f in (math.sin, math.cos))])
-        z = F.gelu(self.state(F.layer_norm(h, h.shape[-1:])) + self.rest(torch.cat([time.expand(len(s), -1), s], -1)))
+        z = F.gelu(self.state(F.layer_norm(h, h.shape[-1:])) + self.rest(torch.cat([torch.full((len(s), 1), t), s], -1)))
         for layer in self.mid:
             z = F.gelu(layer(z))
         return self.out(z)

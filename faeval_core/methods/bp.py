@@ -21,7 +21,8 @@ class BP(Method):
         shaped = {"rule": "inner", "credit_norm": "raw", "exploit": False}
         for name, plain in shaped.items():
             if getattr(cfg, name) != plain or cfg.embedding in ("exact", "shared"):
-                raise ValueError(f"method {cfg.method!r} has no credit for {name} or embedding={cfg.embedding!r} to change; 'oracle' has")
+                told = f"method {cfg.method!r} has no credit for {name} or embedding={cfg.embedding!r} to change"
+                raise ValueError(f"{told}; 'oracle' has")
 
     def credit(self, p, s, hs, logits, y):
         return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]

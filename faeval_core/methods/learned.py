@@ -13,7 +13,6 @@ from .dfa import DFA
 
 CODES = ("eT", "deltaL", "eT_hL", "deltaL_hL")
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
-FREQUENCIES = (1, 2)
 MIXES = ("raw", "unit", "dfa")
 TINY = 1e-30  # what a squared scale is divided by at least: a fitted batch may have no gradient left
 
@@ -21,7 +20,7 @@ TINY = 1e-30  # what a squared scale is divided by at least: a fitted batch may 
 class Learned(DFA):
     """Credit α·aux + (1-α)·DFA, where aux comes from a net trained beside the model on detached states.
 
-    The net: W_h LN(h_l) + W_s [time(t_l), s] → GELU → `layers` more of width `hidden` → output. States of tokens or feature
+    The net: W_h LN(h_l) + W_s [t_l, s] → GELU → `layers` more of width `hidden` → output. States of tokens or feature
     maps enter as one long vector, with one W_h for each size of level.
     code: what s holds: e_T, or δ_L over its RMS, each alone or with a fixed random projection of LN(h_L).
     wr, start: α is 0 for the first wr·epochs, and for the first `start` epochs; stop: α is 0 from there on (0: never);
@@ -71,7 +70,7 @@ class Learned(DFA):
             new.uniform(f"aux.in{n}", h, n)
         code = {"e": self.model.classes, "d": sizes[-1]}[cfg.options["code"][0]]
         code += PROJECTED if cfg.options["code"].endswith("_hL") else 0
-        new.uniform("aux.code", h, 1 + 2 * len(FREQUENCIES) + code)
+        new.uniform("aux.code", h, 1 + code)
         for i in range(cfg.options["layers"]):
             new.uniform(f"aux.mid{i}", h, h)
         for n in dict.fromkeys(self.outputs()):
@@ -104,10 +103,9 @@ class Learned(DFA):
         A state may hold several copies of the batch, one after another; the code holds the batch once.
         """
         levels, out, heads = list(range(len(hs)) if levels is None else levels), self.outputs(), []
-        t = [l / self.model.depth for l in levels]
-        time = [[u, *(f(math.pi * k * u) for k in FREQUENCIES for f in (math.sin, math.cos))] for u in t]
-        w_time, w_code = p["aux.code.weight"].split([len(time[0]), code.shape[1]], 1)
-        given = F.linear(timed * code.new_tensor(time), w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
+        time = timed * code.new_tensor(levels)[:, None] / self.model.depth
+        w_time, w_code = p["aux.code.weight"].split([1, code.shape[1]], 1)
+        given = F.linear(time, w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
         for h in hs:
             h = h.flatten(1)
             z = F.linear(F.layer_norm(h, h.shape[1:]), p[f"aux.in{h.shape[1]}.weight"], p[f"aux.in{h.shape[1]}.bias"])
