@@ -45,14 +45,12 @@ def deep_cos(diagnosis: dict) -> dict:
 
 def reference_valid(diagnosis: dict) -> bool | None:
     """(b') does not fire: fp32 agrees with fp64 at every level, and exact Γ survives every rescaling. None: undefined."""
-    if None in diagnosis["twin"] or None in diagnosis["gamma"]:
+    twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]["gamma"]
+    if None in twin or None in gamma:
         return None
-    if min(diagnosis["twin"]) < TWIN_FLOOR:
+    if min(twin) < TWIN_FLOOR:
         return False
-    moved = diagnosis["rescaled"]["gamma"]
-    if None in moved:
-        return None
-    return max(abs(a - b) for a, b in zip(diagnosis["gamma"], moved)) <= RESCALE_DRIFT
+    return None if None in moved else max(abs(a - b) for a, b in zip(gamma, moved)) <= RESCALE_DRIFT
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
