@@ -50,7 +50,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "cosine-clamped": (DIAG, "    u, v = u.double(), v.double()\n", "    return cosine_clamped(u.double(), v.double())\n",
                        "test_diagnostics.py"),
     "pearson-centre": (DIAG, "told - told.mean(0)", "told", "test_diagnostics.py"),
-    "gamma-level": (DIAG, '[(a[l + 1], gs[l]) for l', "[(a[l], gs[l]) for l", "test_diagnostics.py"),
+    "gamma-level": (DIAG, "zip(a[1:], gs)", "zip(a, gs)", "test_diagnostics.py"),
     "norm-of-batch": (DIAG, "vectors(t).double().norm(dim=-1)", "vectors(t).double().norm(dim=0)", "test_diagnostics.py"),
     "nudge-sign": (DIAG, "h - eta * step", "h + eta * step", "test_diagnostics.py"),
     "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
@@ -67,7 +67,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "shared-eta": (BASE, 's["eta"] * normalise', "self.cfg.eta * normalise", "test_training.py"),
     "kp-unlearned": ("methods/fa.py", '(p[f"aux.{k}"] - p[f"aux.{k}"].detach())', "0", "test_credit.py"),
     "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),
-    "exploit-clamp": ("exploit.py", "        if clamp:", "        if False:", "test_exploit.py"),
+    "exploit-clamp": ("exploit.py", "g.clamp(-CLAMP, CLAMP) if clamp else g", "g", "test_exploit.py"),
     "frozen-drifts": (TRAINING, "elif self.configs[0].train_net:", "else:", "test_models.py"),
 }  # fmt: skip
 
