@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from . import data, runs
-from .config import CHOICES, RunConfig, suggest
+from .config import CHOICES, RunConfig, check_known
 from .files import studies
 from .store import Store
 
@@ -120,9 +120,7 @@ def configs_of(args, store) -> list[RunConfig]:
         if given:
             raise ValueError(f"--study names whole configs; leave out {', '.join(map(flag, given))}")
         known = studies(store.root)
-        for name in args.study:
-            if name not in known:
-                raise ValueError(suggest("study", name, known) + "; a notebook's first execution lists its runs")
+        check_known("study", args.study, known, "; a notebook's first execution lists its runs")
         configs = [RunConfig.from_dict(row["config"]) for name in args.study for row in known[name]["runs"]]
         return [c for c in configs if store.get(c) is None]
     if not given.get("method"):

@@ -14,16 +14,10 @@ from .methods import METHODS
 from .models import MODELS
 
 CHOICES = {
-    "method": METHODS,
-    "model": MODELS,
-    "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "constant"),
-    "labels": ("true", "random"),
-    "embedding": ("rule", "init", "exact"),
-    "credit_norm": ("raw", "sample_rms", "batch_rms"),
-    "penalty_reduction": ("sum", "mean"),
-    "rule": ("inner", "target", "cosine"),
-}
+    "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
+    "labels": ("true", "random"), "embedding": ("rule", "init", "exact"), "credit_norm": ("raw", "sample_rms", "batch_rms"),
+    "penalty_reduction": ("sum", "mean"), "rule": ("inner", "target", "cosine"),
+}  # fmt: skip
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
 MEMBER_FIELDS = (
     "seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "eta", "clip", "upstream", "upstream_epoch",
@@ -38,6 +32,13 @@ def suggest(kind: str, value, valid) -> str:
     return f"unknown {kind} {value!r}{hint} (valid: {', '.join(names)})"
 
 
+def check_known(kind: str, names, valid, way_out="") -> None:
+    """Raise ValueError for the first of `names` that is not one of `valid`."""
+    for name in names:
+        if name not in valid:
+            raise ValueError(suggest(kind, name, valid) + way_out)
+
+
 def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its company."""
     digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
@@ -46,9 +47,7 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
 
 def checked_options(owner: str, known: dict, given: dict) -> dict:
     """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
-    for name in given:
-        if name not in known:
-            raise ValueError(suggest(f"option of {owner}", name, known))
+    check_known(f"option of {owner}", given, known)
     given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in given.items()}
     for name, value in given.items():
         if type(value) is not type(known[name]):
@@ -58,7 +57,7 @@ def checked_options(owner: str, known: dict, given: dict) -> dict:
     return {**known, **given}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class RunConfig:
     """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
 
@@ -113,8 +112,8 @@ class RunConfig:
         for f in dataclasses.fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
             least = 0 if name in ("seed", "upstream_epoch") else 1
-            if name in CHOICES and value not in CHOICES[name]:
-                raise ValueError(suggest(name, value, CHOICES[name]))
+            if name in CHOICES:
+                check_known(name, [value], CHOICES[name])
             if kind is bool and type(value) is not bool:
                 raise ValueError(f"{name} must be True or False, not {value!r}")
             if kind is int and (type(value) is not int or value < least):
@@ -125,8 +124,7 @@ class RunConfig:
                 object.__setattr__(self, name, float(value))
         for key, owner in (("options", f"method {self.method!r}"), ("model_options", f"model {self.model!r}")):
             object.__setattr__(self, key, checked_options(owner, self._defaults(key), getattr(self, key)))
-        wrong = [e for e in self.diagnose if not 0 <= e <= self.epochs]
-        if wrong:
+        if wrong := [e for e in self.diagnose if not 0 <= e <= self.epochs]:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
         if self.upstream is None and self.upstream_epoch:
@@ -150,10 +148,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
-        valid = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in valid:
-                raise ValueError(suggest("run parameter", name, valid))
+        check_known("run parameter", values, {f.name for f in dataclasses.fields(cls)})
         values = {**values, "diagnose": tuple(values.get("diagnose", ()))}
         if values.get("upstream"):
             values["upstream"] = cls.from_dict(values["upstream"])
@@ -173,9 +168,6 @@ class RunConfig:
             told["model_version"] = MODELS[self.model].version
         text = json.dumps([told, METHODS[self.method].version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-    def __eq__(self, other):
-        return isinstance(other, RunConfig) and self.to_dict() == other.to_dict()
 
     def __hash__(self):
         return hash(self.id)

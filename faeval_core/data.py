@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from . import synthetic
-from .config import stream, suggest
+from .config import check_known, stream, suggest
 from .files import UNREADABLE, publish_tensors, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -127,8 +127,7 @@ def check_name(name: str, results) -> None:
     """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
     index = Path(results, "datasets.json")
     valid = {*known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
-    if name not in valid:
-        raise ValueError(suggest("dataset", name, valid) + "; to add your own: python -m faeval_core data register")
+    check_known("dataset", [name], valid, "; to add your own: python -m faeval_core data register")
 
 
 def load(name: str) -> Dataset:

@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from . import __version__, data, latex, tables
-from .config import suggest
+from .config import check_known
 from .files import publish, publish_json
 from .runs import resolve_device
 
@@ -38,9 +38,7 @@ def select(root: Path, names=None) -> list[Path]:
         raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
     known = {name: stem for stem in paths for name in (stem, *stem.split("_", 1))}
     wanted = [Path(name).stem for name in names or paths]
-    for name in wanted:
-        if name not in known:
-            raise ValueError(suggest("notebook", name, paths))
+    check_known("notebook", wanted, known)
     return [paths[stem] for stem in sorted({known[name] for name in wanted})]
 
 
@@ -66,13 +64,9 @@ def fits(value, default) -> bool:
 
 def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
     """(notebook, parameters to pass, all its parameters) in order; every mistake is found here, before anything starts."""
-    if profile not in PROFILES:
-        raise ValueError(suggest("profile", profile, PROFILES))
+    check_known("profile", [profile], PROFILES)
     cells = {p: declared(p) for p in select(root, notebooks)}
-    everything = {name for cell in cells.values() for name in cell}
-    for name in given:
-        if name not in everything:
-            raise ValueError(suggest("notebook parameter", name, everything))
+    check_known("notebook parameter", given, {name for cell in cells.values() for name in cell})
     if "dataset" in given:
         data.check_name(given["dataset"], root / "results")
     resolve_device(given.get("device", "auto"))

@@ -43,7 +43,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
     "mixed-checkpoints": ("runs.py", "if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=math.inf):",
                           "if kept := [k for k in kept if k]:", "test_runs.py"),
-    "upstream-dropped": ("runs.py", "upstreams.append(kept[0] if kept else None)", "upstreams.append(None)", "test_runs.py"),
+    "upstream-dropped": ("runs.py", "[_start(c, store) for c in configs]", "None", "test_runs.py"),
     "crop-swapped": ("data.py", "dy * down + dx * right", "dx * down + dy * right", "test_data.py"),
     "flip-vertical": ("data.py", "x.flip(-1)", "x.flip(-2)", "test_data.py"),
     "seventh-crop": ("data.py", "torch.randint(0, 2 * PADDING + 1,", "torch.randint(0, 2 * PADDING,", "test_data.py"),
