@@ -24,8 +24,9 @@ from faeval_core import Store, data
 def elsewhere(tmp_path, monkeypatch):
     """An empty $FAEVAL_DATA, and no dataset loaded."""
     monkeypatch.setenv("FAEVAL_DATA", str(tmp_path / "home"))
-    monkeypatch.setattr(data, "_loaded", {})
-    return tmp_path
+    data.load.cache_clear()
+    yield tmp_path
+    data.load.cache_clear()
 
 
 def images(n, size=8, seed=0):
@@ -122,7 +123,6 @@ def test_registered_images_come_back_pixel_for_pixel(elsewhere, kind):
     else:
         write_tar(source, {f"./pets/{k}": v for k, v in files.items()})
     made = data.register_images("pets", source, progress=False)
-    data._loaded.clear()
     found = data.load("pets")
     assert data.registered() == ["pets"] and "pets" in data.known_datasets()
     assert found.classes == ("no", "yes") and found.fingerprint == made.fingerprint
@@ -193,7 +193,7 @@ def test_a_damaged_decoded_copy_is_refused(elsewhere):
     one_bit = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
     for content in (whole[:-1], one_bit, b""):
         path.write_bytes(content)
-        data._loaded.clear()
+        data.load.cache_clear()
         with pytest.raises(data.DatasetMissing, match="pets.safetensors, is damaged .*register it again"):
             data.load("pets")
 
