@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import nbformat
 import papermill
-from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from . import __version__, data, latex, tables
@@ -33,13 +32,12 @@ ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else 
 
 def select(root: Path, names=None) -> list[Path]:
     """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title (audit)."""
-    paths = {p.stem: p for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))}
-    if not paths:
+    known = {name: p for p in (root / "notebooks").glob("[0-9]*.ipynb") for name in (p.stem, *p.stem.split("_", 1))}
+    if not known:
         raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
-    known = {name: stem for stem in paths for name in (stem, *stem.split("_", 1))}
-    wanted = [Path(name).stem for name in names or paths]
+    wanted = [Path(name).stem for name in names or known]
     check_known("notebook", wanted, known)
-    return [paths[stem] for stem in sorted({known[name] for name in wanted})]
+    return sorted({known[name] for name in wanted})
 
 
 def declared(path: Path) -> dict:
@@ -109,14 +107,14 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         if write_back:
             put_back(path, copy)
         return None
-    except PapermillExecutionError as e:
+    except papermill.exceptions.PapermillExecutionError as e:
         error, traceback = f"{e.ename}: {e.evalue}", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(e.traceback)).splitlines()
     except Exception as e:  # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
         error, traceback = f"{type(e).__name__}: {e}", []
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
-    started = [c for c in cells if c.metadata.papermill.start_time]
-    last = started[-1].source if started else ""
-    return {"cell": len(started), "source": last, "error": " ".join(error.split()), "traceback": traceback[-15:]}
+    started = [c.source for c in cells if c.metadata.papermill.start_time]
+    where = {"cell": len(started), "source": started[-1] if started else ""}
+    return where | {"error": " ".join(error.split()), "traceback": traceback[-15:]}
 
 
 def put_back(path: Path, copy: Path) -> None:
@@ -159,9 +157,10 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
         told = f"FAILED in cell {error['cell']}: {error['error']}" if error else "complete"
         print(f"{mark} {told}", *(error["traceback"] if error else ()), sep="\n    ", flush=True)
     places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {"executed": out}
-    tables.write_reproduction(places["results"])
-    if places["results"] == root / "results" and (root / "paper").is_dir():
-        latex.write(places["results"], root / "paper")
+    results = places["results"]
+    publish(results / "reproduction.csv", tables.reproduction(results).to_csv(index=False, float_format="%.6g"))
+    if results == root / "results" and (root / "paper").is_dir():
+        latex.write(results, root / "paper")
     failed = [r["name"] for r in rows if r["error"]]
     manifest = {"profile": profile, "status": "failed" if failed else "complete", "failed": failed, "notebooks": rows}
     manifest |= {"package": __version__, "python": sys.version.split()[0], **{k: str(v) for k, v in places.items()}}
