@@ -50,6 +50,7 @@ def flag(name):
 def parser() -> Parser:
     top = Parser(prog="python -m faeval_core", description="The command line of faeval_core.", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    assigned = {"action": "append", "type": assignment, "metavar": "NAME=VALUE"}
 
     def command(name, text, do, to=commands):
         p = to.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS, allow_abbrev=False)
@@ -67,16 +68,15 @@ def parser() -> Parser:
     p.add_argument("--dataset", help="for every notebook that has this parameter")
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--train", action=argparse.BooleanOptionalAction, help="train what the store lacks (default: only smoke)")
-    p.add_argument("-p", "--parameter", action="append", default=[], type=assignment, metavar="NAME=VALUE", help="repeatable")
+    p.add_argument("-p", "--parameter", default=[], help="of the notebooks; repeatable", **assigned)
     p.add_argument("--write-back", action="store_true", default=False, help="put the new outputs into notebooks/*.ipynb")
     p.add_argument("--out", default=None, help="folder of the executed copies (default work/executed/PROFILE)")
 
     p = command("run", "train runs that the store lacks and show them", run)
     p.add_argument("--method", type=names, help=f"one or more of {','.join(CHOICES['method'])}")
     p.add_argument("--seeds", "--seed", dest="seed", type=integers, help="one or more (default 42)")
-    for owner, dest in (("", "options"), ("model-", "model_options")):
-        text = f"of the {owner.rstrip('-') or 'method'}"
-        p.add_argument(f"--{owner}option", action="append", dest=dest, type=assignment, metavar="NAME=VALUE", help=text)
+    p.add_argument("--option", dest="options", help="of the method; repeatable", **assigned)
+    p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
     for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
@@ -138,9 +138,8 @@ def run(args) -> int:
     records = runs.run(configs, store, device=args.device)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
-        last = (r.accuracy, r.curves["h_norm"][-1][-1]) if r and r.final else (None, None)
-        accuracy, h = ("-" if value is None else format(value, how) for value, how in zip(last, (".4f", ".3g")))
-        rows.append((c.method, c.seed, r.status if r else "not run", accuracy, h, r.provenance["seconds"] if r else "-"))
+        last = (f"{r.accuracy:.4f}", f"{r.curves['h_norm'][-1][-1]:.3g}") if r and r.final else ("-", "-")
+        rows.append((c.method, c.seed, r.status if r else "not run", *last, r.provenance["seconds"] if r else "-"))
     show(rows)
     if "study" in args:
         print(f"to take them up: python -m faeval_core reproduce --profile paper --notebooks {' '.join(args.study)}")

@@ -19,9 +19,7 @@ CHOICES = {
     "penalty_reduction": ("sum", "mean"), "rule": ("inner", "target", "cosine"),
 }  # fmt: skip
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = (
-    "seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "eta", "clip", "upstream", "upstream_epoch",
-)  # fmt: skip
+MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
 
 
 def suggest(kind: str, value, valid) -> str:
@@ -141,9 +139,7 @@ class RunConfig:
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["diagnose"] = list(self.diagnose)
-        values["upstream"] = self.upstream.to_dict() if self.upstream else None
-        return values
+        return values | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
 
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:

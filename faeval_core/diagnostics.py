@@ -5,8 +5,6 @@ L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own 
 a_{l+1} here, against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -18,7 +16,6 @@ DIRECTIONS = 32
 EPS_RHO = 1e-3
 ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured on a fixed net
 STABILITY_BATCHES = 8
-EPS_CLAMP = 1e-8
 
 
 def cosine(u, v):
@@ -31,7 +28,7 @@ def cosine(u, v):
 
 def cosine_clamped(u, v):
     """The cosine as published: in the tensors' own precision, each norm clamped to at least 1e-8."""
-    return torch.cosine_similarity(u, v, dim=-1, eps=EPS_CLAMP)
+    return torch.cosine_similarity(u, v, dim=-1, eps=1e-8)
 
 
 def defined_mean(values):
@@ -120,13 +117,10 @@ def alignment(method, p, s, y, hs, logits, gs):
     """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its training-time feedback."""
     a = method.credit(p, s, hs, logits, y)
     same, block = list(zip(a, gs)), list(zip(a[1:], gs))  # `block`: a_{l+1} against g_l
-    return {
-        "gamma": [gamma(method, u, g) for u, g in same],
-        "gamma_clamped": [gamma(method, u, g, cosine_clamped) for u, g in same],
-        "gamma_block": [gamma(method, u, g) for u, g in block],
-        "gamma_block_clamped": [gamma(method, u, g, cosine_clamped) for u, g in block],
-        "credit_rms": [u.double().square().mean().sqrt().item() for u in a],
-    }
+    read = {"gamma": (same, cosine), "gamma_clamped": (same, cosine_clamped)}
+    read |= {"gamma_block": (block, cosine), "gamma_block_clamped": (block, cosine_clamped)}
+    found = {name: [gamma(method, u, g, cos) for u, g in pairs] for name, (pairs, cos) in read.items()}
+    return found | {"credit_rms": [u.double().square().mean().sqrt().item() for u in a]}
 
 
 def gamma(method, credit, g, cos=cosine):
@@ -146,25 +140,20 @@ def gamma(method, credit, g, cos=cosine):
 def update_alignment(method, p, s, step, x, y):
     """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
     batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained."""
-    leaves = {k: v.detach().requires_grad_() for k, v in p.items()}
+    model, leaves = method.model, {k: v.detach().requires_grad_() for k, v in p.items()}
     with torch.enable_grad():
         scalar, _ = method.surrogate(leaves, s, x, y)
         own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
-        model = method.model
         loss = model.loss(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y)
         exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
-    parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
-    trained = {k for k in p if method.trains(k) and own[k] is not None}
 
-    def cosines(direction):
-        out = []
-        for part in parts:
-            names = [k for k in direction if k.startswith(part) and k in trained]
-            u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
-            out.append(defined_mean(cosine(torch.cat(u), torch.cat(v))[None]) if names else None)
-        return out
+    def part_cosine(direction, part):
+        names = [k for k in direction if k.startswith(part) and method.trains(k) and own[k] is not None]
+        u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
+        return defined_mean(cosine(torch.cat(u), torch.cat(v))[None]) if names else None
 
-    return {"update_cos": cosines(own), "step_cos": cosines(step)}
+    parts = ["embed.", *(f"blocks.{l}." for l in range(model.depth)), "readout."]
+    return {f"{k}_cos": [part_cosine(v, part) for part in parts] for k, v in (("update", own), ("step", step))}
 
 
 RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the function
@@ -195,20 +184,14 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     parts = method.parts(p64, s64, hs64, logits64, y)
     rhos = rho(method, p64, hs64, [a64, *parts.values()], y, generator)
     nudge, nudge_raw = nudges(method, p64, hs64, a64, y)
-    h_norm = [median_norm(method, h) for h in hs]
+    h_norm, g_norm = ([median_norm(method, t) for t in levels] for levels in (hs, gs))
     out = alignment(method, p, s, y, hs, logits, gs) | {
         "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
         "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
-        "rho": rhos[0],
-        "nudge": nudge,
-        "nudge_raw": nudge_raw,
-        "h_norm": h_norm,
-        "g_norm": [median_norm(method, g) for g in gs],
-        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)],
-        "growth": growth(h_norm),
-        "stability": stability(method, p, *stability_probe),
-        "rescaled": rescaled(method, p, s, x, y, logits),
-    }
+        "rho": rhos[0], "nudge": nudge, "nudge_raw": nudge_raw, "h_norm": h_norm, "g_norm": g_norm,
+        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)], "growth": growth(h_norm),
+        "stability": stability(method, p, *stability_probe), "rescaled": rescaled(method, p, s, x, y, logits),
+    }  # fmt: skip
     for (name, credit), found in zip(parts.items(), rhos[1:]):
         out |= {f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)], f"rho_{name}": found}
     reasons = {

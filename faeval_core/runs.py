@@ -1,7 +1,5 @@
 """Runs: find the records of a list of configs, train what is missing as ensembles, survive interruption."""
 
-from __future__ import annotations
-
 import math
 import os
 import platform
