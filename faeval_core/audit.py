@@ -10,7 +10,6 @@ from .config import RunConfig
 from .files import publish
 from .methods import register
 
-AGAINST = ("bp", "dfa", "frozen")
 CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
@@ -92,7 +91,7 @@ def audit(method, *, seeds=(42, 123, 456), results="results", train=True, device
     settings.setdefault("augment", settings["dataset"] != "digits")
     base = RunConfig(name, **settings)
     arms = {name: study.seeds(base, seeds)}
-    for other in AGAINST:
+    for other in ("bp", "dfa", "frozen"):
         changes = {"penalty": 0.0} if other == "frozen" else {}
         arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
     done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))

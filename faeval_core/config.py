@@ -120,8 +120,10 @@ class RunConfig:
                 if type(value) not in (int, float) or not 0 <= value < float("inf"):
                     raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
                 object.__setattr__(self, name, float(value))
-        for key, owner in (("options", f"method {self.method!r}"), ("model_options", f"model {self.model!r}")):
-            object.__setattr__(self, key, checked_options(owner, self._defaults(key), getattr(self, key)))
+        method, model = METHODS[self.method], MODELS[self.model]
+        for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
+            options = checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key))
+            object.__setattr__(self, key, options)
         if wrong := [e for e in self.diagnose if not 0 <= e <= self.epochs]:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
@@ -131,11 +133,8 @@ class RunConfig:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
         if self.upstream is not None and self.upstream.dataset != self.dataset:
             raise ValueError(f"upstream run is of dataset {self.upstream.dataset!r}, this one of {self.dataset!r}")
-        MODELS[self.model].check(self)
-        METHODS[self.method].check(self)
-
-    def _defaults(self, key):
-        return METHODS[self.method].options if key == "options" else MODELS[self.model].options
+        model.check(self)
+        method.check(self)
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -153,16 +152,16 @@ class RunConfig:
     @property
     def id(self) -> str:
         """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
-        plain = {f.name: f.default for f in dataclasses.fields(self)}
+        method, model = METHODS[self.method], MODELS[self.model]
+        plain = {f.name: f.default for f in dataclasses.fields(self)} | {"model_options": model.options}
         told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
-        for key in ("options", "model_options"):
-            told[key] = {k: v for k, v in getattr(self, key).items() if v != self._defaults(key)[k]}
-        if not told["model_options"]:
-            del told["model_options"]
+        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
         told["upstream"] = self.upstream.id if self.upstream else None
-        if MODELS[self.model].version > 1:
-            told["model_version"] = MODELS[self.model].version
-        text = json.dumps([told, METHODS[self.method].version], sort_keys=True)
+        if "model_options" in told:
+            told["model_options"] = {k: v for k, v in self.model_options.items() if v != model.options[k]}
+        if model.version > 1:
+            told["model_version"] = model.version
+        text = json.dumps([told, method.version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def __hash__(self):

@@ -12,10 +12,8 @@ import torch
 from .methods.base import rms
 
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
-DIRECTIONS = 32
-EPS_RHO = 1e-3
+DIRECTIONS, EPS_RHO, STABILITY_BATCHES = 32, 1e-3, 8
 ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured on a fixed net
-STABILITY_BATCHES = 8
 
 
 def cosine(u, v):
@@ -194,14 +192,12 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     }  # fmt: skip
     for (name, credit), found in zip(parts.items(), rhos[1:]):
         out |= {f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)], f"rho_{name}": found}
+    zero = "is exactly zero for every sample"
     reasons = {
-        "gamma": "credit or gradient is exactly zero for every sample",
-        "gamma_block": "credit or gradient is exactly zero for every sample, or the two levels differ in size",
-        "twin": "the gradient is exactly zero for every sample",
-        "rho": "all loss differences or all credits vanish",
-        "growth": "a state is exactly zero",
+        "gamma": f"credit or gradient {zero}", "gamma_block": f"credit or gradient {zero}, or the two levels differ in size",
+        "twin": f"the gradient {zero}", "rho": "all loss differences or all credits vanish", "growth": "a state is exactly zero",
         "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
-    }
+    }  # fmt: skip
     lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
     out["undefined"] = {k: reasons[k] for k in lacking}
     return out

@@ -1,12 +1,12 @@
 """Runs: find the records of a list of configs, train what is missing as ensembles, survive interruption."""
 
-import math
 import os
 import platform
 import statistics
 import sys
 import time
 import warnings
+from operator import attrgetter
 
 import torch
 from tqdm import tqdm
@@ -120,7 +120,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     epochs = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
-    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=math.inf):
+    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=float("inf")):
         for m, (tensors, meta) in enumerate(kept):
             ensemble.restore(m, tensors, meta["epoch"])
             members[m] = meta["progress"]
@@ -179,9 +179,7 @@ def cost_seconds(cfg: RunConfig, records) -> float:
         size = images * (features * c.width + 2 * c.depth * c.width**2) / (50000 * (3072 * 256 + 8 * 256**2))
         return size * getattr(METHODS.get(c.method), "cost", 1.0)
 
-    def shape(c):
-        return c.dataset, c.model, c.width, c.depth
-
+    shape = attrgetter("dataset", "model", "width", "depth")
     like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
     rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) / work(r.config) for r in like]
     return cfg.epochs * work(cfg) * (statistics.median(rates) if rates else CPU_SECONDS_PER_EPOCH)

@@ -132,8 +132,7 @@ class Store:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
         import fcntl  # not on Windows, where importing faeval_core must still work
 
-        path = self.root / "datasets.json"
-        lock = self.root / "checkpoints" / "lock"
+        path, lock = self.root / "datasets.json", self.root / "checkpoints" / "lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with open(lock, "w") as held:  # else two processes that note new datasets at once would lose one of them
             fcntl.flock(held, fcntl.LOCK_EX)

@@ -41,7 +41,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "strided-mean": (TRAINING, "losses[:, m].contiguous().mean()", "losses[:, m].mean()", "test_runs.py"),
     "optimizer-lost": (TRAINING, "else self.moments[moment][key][m]).copy_(value)", "else value).copy_(value)", "test_runs.py"),
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
-    "mixed-checkpoints": ("runs.py", "if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=math.inf):",
+    "mixed-checkpoints": ("runs.py", 'if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=float("inf")):',
                           "if kept := [k for k in kept if k]:", "test_runs.py"),
     "upstream-dropped": ("runs.py", "[_start(c, store) for c in configs]", "None", "test_runs.py"),
     "crop-swapped": ("data.py", "dy * down + dx * right", "dx * down + dy * right", "test_data.py"),
