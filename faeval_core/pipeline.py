@@ -32,7 +32,8 @@ ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else 
 
 def select(root: Path, names=None) -> list[Path]:
     """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title (audit)."""
-    known = {name: p for p in (root / "notebooks").glob("[0-9]*.ipynb") for name in (p.stem, *p.stem.split("_", 1))}
+    paths = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    known = {name: p for p in paths for name in (p.stem, *p.stem.split("_", 1))}
     if not known:
         raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
     wanted = [Path(name).stem for name in names or known]

@@ -5,8 +5,8 @@ baseline < 2.0 points. Growth, stability and accuracy do not change when the res
 the function; ‖g_L‖ does. Its counterpart (b') asks what (b) is meant to ask: is the reference gradient numerically valid?
 """
 
-from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from .stats import mean_sd
 
@@ -74,8 +74,7 @@ def first_fire(record, letter: str) -> int | None:
     return next((epoch for epoch, value in enumerate(curve, start=1) if crosses(letter, value)), None)
 
 
-@dataclass
-class Verdict:
+class Verdict(NamedTuple):
     """What fired over the seeds of one method: `counts[letter]` = (fired, defined) seeds; a letter fires where it does so
     in more than half of the seeds in which it is defined."""
 

@@ -1,7 +1,7 @@
 """Means over seeds, paired comparisons, and claims decided with their uncertainty."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -14,8 +14,7 @@ def mean_sd(values):
     return (v.mean().item(), sd, len(v)) if len(v) else (None, None, 0)
 
 
-@dataclass
-class Interval:
+class Interval(NamedTuple):
     """Student's 95 % interval of a mean; a percentile bootstrap is far too narrow at the three seeds that are usual here."""
 
     n: int

@@ -10,7 +10,6 @@ from . import protocol
 from .figures import title
 from .files import studies
 from .methods import METHODS
-from .methods.bp import BP
 from .stats import diff_in_se, mean_sd
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference_results.csv"
@@ -49,7 +48,7 @@ def audit_rows(arms: dict) -> list[dict]:
         done = [r for r in records if r.final is not None]
         final = [r.final for r in done]
         cosines = [protocol.deep_cos(d) for d in final]
-        if done and issubclass(METHODS[done[0].config.method], BP):
+        if done and issubclass(METHODS[done[0].config.method], METHODS["bp"]):
             # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
             cosines = [dict.fromkeys(d, d["hidden"]) for d in cosines]
         rows.append({
