@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,13 +108,9 @@ def _cached(name: str) -> Dataset:
 BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
-def registered() -> list[str]:
-    """Names of the image-folder datasets registered on this machine."""
-    return sorted(p.stem for p in data_home().glob("*.safetensors"))
-
-
 def known_datasets() -> list[str]:
-    return [*BUILT_IN, *synthetic.NAMES, *registered()]
+    """Names of the datasets that are built in, and of those that were registered on this machine."""
+    return [*BUILT_IN, *synthetic.NAMES, *sorted(p.stem for p in data_home().glob("*.safetensors"))]
 
 
 def check_name(name: str, results) -> None:
@@ -193,7 +189,7 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
 
 
 class Pixels:
-    """A dataset on a device: augmented training batches and the normalised test set."""
+    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x, y)."""
 
     def __init__(self, data: Dataset, device="cpu"):
         self.data, self.device, self.subsets = data, torch.device(device), {}
@@ -206,6 +202,7 @@ class Pixels:
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
         mean, std = (torch.tensor(v, device=device).view(-1, 1, 1).expand(data.image_shape) for v in (data.mean, data.std))
         self.scale, self.shift = 1 / (255 * std), -mean / std  # in full, because broadcasting over rows is slow
+        self.test = self.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
 
     def normalise(self, x):
         """uint8 (..., C, H, W) to float32 with the dataset's mean and std."""
@@ -236,8 +233,3 @@ class Pixels:
             keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
             self.subsets[split, size] = self.normalise(x[keep].to(self.device)), y[keep].to(self.device)
         return self.subsets[split, size]
-
-    @cached_property
-    def test(self):
-        """The normalised test set, (x, y)."""
-        return self.normalise(self.data.test_x.to(self.device)), self.data.test_y.to(self.device)

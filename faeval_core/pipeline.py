@@ -125,11 +125,10 @@ def put_back(path: Path, copy: Path) -> None:
         raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
     widget = "application/vnd.jupyter.widget-view+json"
     for count, (cell, done) in enumerate(zip(code(nb), code(ran)), 1):
-        cell.execution_count = count
         cell.outputs = [o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())]
-        for o in cell.outputs:
-            if o.output_type == "execute_result":
-                o.execution_count = count
+        for part in (cell, *cell.outputs):
+            if "execution_count" in part:
+                part.execution_count = count
     publish(path, nbformat.writes(nb) + "\n")
 
 
