@@ -146,7 +146,7 @@ def run(args) -> int:
     return 1 if None in records else 0
 
 
-def status(args) -> int:
+def status(args) -> None:
     store = Store(args.results)
     records = {r.config.id: r for r in store.all()}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
@@ -172,7 +172,6 @@ def status(args) -> int:
     for run_id, epoch in progress.items():
         print(f"in progress: {run_id}, checkpoint at epoch {epoch}")
     print(f"{len(records)} records in {store.root}")
-    return 0
 
 
 def audit(args) -> int:
@@ -185,13 +184,12 @@ def audit(args) -> int:
     return 0 if all(found.arms.values()) else 1
 
 
-def register(args) -> int:
+def register(args) -> None:
     if (args.mean is None) != (args.std is None) or min(args.std or [1]) <= 0:
         raise ValueError("give --mean and --std together, and std above 0")
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = f"{len(d.train_y)} training and {len(d.test_y)} test images of {d.image_shape}, {len(d.classes)} classes"
     print(f"registered {d.name} in {data.data_home()}, fingerprint {d.fingerprint}: {sizes}, mean {d.mean}, std {d.std}")
-    return 0
 
 
 def show(rows) -> None:
@@ -214,7 +212,7 @@ def main(argv=None) -> int:
             args = parser().parse_args(argv)
             if getattr(args, "method_file", None):
                 runpy.run_path(args.method_file, run_name=Path(args.method_file).stem)
-            return args.do(args)
+            return args.do(args) or 0
         except KeyboardInterrupt:
             logging.disable()  # nbclient leaves a task behind, whose complaint says nothing new
             tell("interrupted", "the same command continues from the last checkpoint")

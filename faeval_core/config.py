@@ -144,10 +144,8 @@ class RunConfig:
     def from_dict(cls, values: dict) -> RunConfig:
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
         check_known("run parameter", values, {f.name for f in dataclasses.fields(cls)})
-        values = {**values, "diagnose": tuple(values.get("diagnose", ()))}
-        if values.get("upstream"):
-            values["upstream"] = cls.from_dict(values["upstream"])
-        return cls(**values)
+        upstream = values.get("upstream")
+        return cls(**{**values, "upstream": cls.from_dict(upstream) if upstream else None})
 
     @property
     def id(self) -> str:

@@ -62,8 +62,7 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
     out = [[] for _ in credits]
     for l, h in enumerate(hs):
         v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
-        flat = v.flatten(2)
-        v = v / flat.norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
+        v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
         base = sample_losses(method, p64, h, y, l)
         true = torch.stack([sample_losses(method, p64, h + EPS_RHO * u, y, l) - base for u in v])
         for credit, found in zip(credits, out):

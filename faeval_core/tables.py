@@ -57,8 +57,7 @@ def audit_rows(arms: dict) -> list[dict]:
             **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
             **{k: [d[k] for d in final] for k in ("growth", "stability")},
             "twin_min": [None if None in d["twin"] else min(d["twin"]) for d in final],
-            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final],
-            "counts": {k: list(v) for k, v in judged.counts.items()},
+            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final], "counts": judged.counts,
             "published": judged.text(), "invariant": judged.text(protocol.INVARIANT),
             "withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
         })  # fmt: skip
