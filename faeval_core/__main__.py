@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from . import data, runs
-from .config import CHOICES, RunConfig, suggest
+from .config import CHOICES, RunConfig, check_known
 from .files import studies
 from .store import Store
 
@@ -50,6 +50,7 @@ def flag(name):
 def parser() -> Parser:
     top = Parser(prog="python -m faeval_core", description="The command line of faeval_core.", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    assigned = {"action": "append", "type": assignment, "metavar": "NAME=VALUE"}
 
     def command(name, text, do, to=commands):
         p = to.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS, allow_abbrev=False)
@@ -67,16 +68,15 @@ def parser() -> Parser:
     p.add_argument("--dataset", help="for every notebook that has this parameter")
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--train", action=argparse.BooleanOptionalAction, help="train what the store lacks (default: only smoke)")
-    p.add_argument("-p", "--parameter", action="append", default=[], type=assignment, metavar="NAME=VALUE", help="repeatable")
+    p.add_argument("-p", "--parameter", default=[], help="of the notebooks; repeatable", **assigned)
     p.add_argument("--write-back", action="store_true", default=False, help="put the new outputs into notebooks/*.ipynb")
     p.add_argument("--out", default=None, help="folder of the executed copies (default work/executed/PROFILE)")
 
     p = command("run", "train runs that the store lacks and show them", run)
     p.add_argument("--method", type=names, help=f"one or more of {','.join(CHOICES['method'])}")
     p.add_argument("--seeds", "--seed", dest="seed", type=integers, help="one or more (default 42)")
-    for owner, dest in (("", "options"), ("model-", "model_options")):
-        text = f"of the {owner.rstrip('-') or 'method'}"
-        p.add_argument(f"--{owner}option", action="append", dest=dest, type=assignment, metavar="NAME=VALUE", help=text)
+    p.add_argument("--option", dest="options", help="of the method; repeatable", **assigned)
+    p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
     for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
@@ -120,9 +120,7 @@ def configs_of(args, store) -> list[RunConfig]:
         if given:
             raise ValueError(f"--study names whole configs; leave out {', '.join(map(flag, given))}")
         known = studies(store.root)
-        for name in args.study:
-            if name not in known:
-                raise ValueError(suggest("study", name, known) + "; a notebook's first execution lists its runs")
+        check_known("study", args.study, known, "; a notebook's first execution lists its runs")
         configs = [RunConfig.from_dict(row["config"]) for name in args.study for row in known[name]["runs"]]
         return [c for c in configs if store.get(c) is None]
     if not given.get("method"):
@@ -140,16 +138,15 @@ def run(args) -> int:
     records = runs.run(configs, store, device=args.device)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
-        last = (r.accuracy, r.curves["h_norm"][-1][-1]) if r and r.final else (None, None)
-        accuracy, h = ("-" if value is None else format(value, how) for value, how in zip(last, (".4f", ".3g")))
-        rows.append((c.method, c.seed, r.status if r else "not run", accuracy, h, r.provenance["seconds"] if r else "-"))
+        last = (f"{r.accuracy:.4f}", f"{r.curves['h_norm'][-1][-1]:.3g}") if r and r.final else ("-", "-")
+        rows.append((c.method, c.seed, r.status if r else "not run", *last, r.provenance["seconds"] if r else "-"))
     show(rows)
     if "study" in args:
         print(f"to take them up: python -m faeval_core reproduce --profile paper --notebooks {' '.join(args.study)}")
     return 1 if None in records else 0
 
 
-def status(args) -> int:
+def status(args) -> None:
     store = Store(args.results)
     records = {r.config.id: r for r in store.all()}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
@@ -175,7 +172,6 @@ def status(args) -> int:
     for run_id, epoch in progress.items():
         print(f"in progress: {run_id}, checkpoint at epoch {epoch}")
     print(f"{len(records)} records in {store.root}")
-    return 0
 
 
 def audit(args) -> int:
@@ -188,13 +184,12 @@ def audit(args) -> int:
     return 0 if all(found.arms.values()) else 1
 
 
-def register(args) -> int:
+def register(args) -> None:
     if (args.mean is None) != (args.std is None) or min(args.std or [1]) <= 0:
         raise ValueError("give --mean and --std together, and std above 0")
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = f"{len(d.train_y)} training and {len(d.test_y)} test images of {d.image_shape}, {len(d.classes)} classes"
     print(f"registered {d.name} in {data.data_home()}, fingerprint {d.fingerprint}: {sizes}, mean {d.mean}, std {d.std}")
-    return 0
 
 
 def show(rows) -> None:
@@ -217,7 +212,7 @@ def main(argv=None) -> int:
             args = parser().parse_args(argv)
             if getattr(args, "method_file", None):
                 runpy.run_path(args.method_file, run_name=Path(args.method_file).stem)
-            return args.do(args)
+            return args.do(args) or 0
         except KeyboardInterrupt:
             logging.disable()  # nbclient leaves a task behind, whose complaint says nothing new
             tell("interrupted", "the same command continues from the last checkpoint")

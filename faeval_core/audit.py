@@ -10,7 +10,6 @@ from .config import RunConfig
 from .files import publish
 from .methods import register
 
-AGAINST = ("bp", "dfa", "frozen")
 CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
@@ -43,9 +42,8 @@ class Audit:
         for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
             fired, n = judged.counts[k]
             out.append(f"({k}) {protocol.MEANING[k]}: {fired} of {n} seeds. Withdraw: {protocol.WITHDRAW[k]}.")
-        for other in self.arms:
-            found = stats.interval(stats.paired(records, self.arms[other])) if other != self.method else None
-            if found:
+        for other in (name for name in self.arms if name != self.method):
+            if found := stats.interval(stats.paired(records, self.arms[other])):
                 settled = "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"
                 out.append(f"Accuracy less {figures.title(other)}'s, paired by seed: {found}: {settled}.")
         return out
@@ -81,18 +79,16 @@ class Audit:
         )  # fmt: skip
 
 
-def audit(method, *, seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings) -> Audit:
-    """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks and judge it by both protocols.
+def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings):
+    """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks: the Audit, by both protocols.
 
-    settings: any field of RunConfig; the default here is the embedded digits at 100 epochs without augmentation. html: where to
-    write the page. Runs already in `results` are not trained again. Raises ValueError for unknown names.
+    settings: any other field of RunConfig; by default the embedded digits are not augmented. html: where to write the page. Runs
+    already in `results` are not trained again. Raises ValueError for unknown names.
     """
     name = register(method).name if isinstance(method, type) else method
-    settings = {"dataset": "digits", **settings}
-    settings.setdefault("augment", settings["dataset"] != "digits")
-    base = RunConfig(name, **settings)
+    base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
-    for other in AGAINST:
+    for other in ("bp", "dfa", "frozen"):
         changes = {"penalty": 0.0} if other == "frozen" else {}
         arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
     done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))

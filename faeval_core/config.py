@@ -14,20 +14,13 @@ from .methods import METHODS
 from .models import MODELS
 
 CHOICES = {
-    "method": METHODS,
-    "model": MODELS,
-    "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "constant"),
-    "labels": ("true", "random"),
-    "embedding": ("rule", "init", "exact", "shared"),
-    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"),
-    "penalty_reduction": ("sum", "mean"),
+    "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
+    "labels": ("true", "random"), "embedding": ("rule", "init", "exact", "shared"),
+    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
     "rule": ("inner", "target", "cosine"),
-}
+}  # fmt: skip
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = (
-    "seed", "labels", "lr", "weight_decay", "momentum", "penalty", "penalty_h0", "eta", "clip", "upstream", "upstream_epoch",
-)  # fmt: skip
+MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
 
 
 def suggest(kind: str, value, valid) -> str:
@@ -38,6 +31,13 @@ def suggest(kind: str, value, valid) -> str:
     return f"unknown {kind} {value!r}{hint} (valid: {', '.join(names)})"
 
 
+def check_known(kind: str, names, valid, way_out="") -> None:
+    """Raise ValueError for the first of `names` that is not one of `valid`."""
+    for name in names:
+        if name not in valid:
+            raise ValueError(suggest(kind, name, valid) + way_out)
+
+
 def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its company."""
     digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
@@ -46,9 +46,7 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
 
 def checked_options(owner: str, known: dict, given: dict) -> dict:
     """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
-    for name in given:
-        if name not in known:
-            raise ValueError(suggest(f"option of {owner}", name, known))
+    check_known(f"option of {owner}", given, known)
     given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in given.items()}
     for name, value in given.items():
         if type(value) is not type(known[name]):
@@ -58,7 +56,7 @@ def checked_options(owner: str, known: dict, given: dict) -> dict:
     return {**known, **given}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class RunConfig:
     """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
 
@@ -67,7 +65,7 @@ class RunConfig:
     embedding: 'rule' (the method's own a_0), 'shared' (block 0's credit, a_1), 'init' (left at its random initialisation) or
         'exact' (BP's gradient).
     credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus
-        1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g').
+        1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g'). norm_embedding: the embedding's credit too.
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
     rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.
@@ -97,6 +95,7 @@ class RunConfig:
     labels: str = "true"
     embedding: str = "rule"
     credit_norm: str = "raw"
+    norm_embedding: bool = True
     penalty: float = 0.0
     penalty_h0: float = 0.0
     penalty_reduction: str = "sum"
@@ -115,8 +114,8 @@ class RunConfig:
         for f in dataclasses.fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
             least = 0 if name in ("seed", "upstream_epoch") else 1
-            if name in CHOICES and value not in CHOICES[name]:
-                raise ValueError(suggest(name, value, CHOICES[name]))
+            if name in CHOICES:
+                check_known(name, [value], CHOICES[name])
             if kind is bool and type(value) is not bool:
                 raise ValueError(f"{name} must be True or False, not {value!r}")
             if kind is int and (type(value) is not int or value < least):
@@ -125,10 +124,11 @@ class RunConfig:
                 if type(value) not in (int, float) or not 0 <= value < float("inf"):
                     raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
                 object.__setattr__(self, name, float(value))
-        for key, owner in (("options", f"method {self.method!r}"), ("model_options", f"model {self.model!r}")):
-            object.__setattr__(self, key, checked_options(owner, self._defaults(key), getattr(self, key)))
-        wrong = [e for e in self.diagnose if not 0 <= e <= self.epochs]
-        if wrong:
+        method, model = METHODS[self.method], MODELS[self.model]
+        for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
+            options = checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key))
+            object.__setattr__(self, key, options)
+        if wrong := [e for e in self.diagnose if not 0 <= e <= self.epochs]:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
         if self.upstream is None and self.upstream_epoch:
@@ -137,47 +137,34 @@ class RunConfig:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
         if self.upstream is not None and self.upstream.dataset != self.dataset:
             raise ValueError(f"upstream run is of dataset {self.upstream.dataset!r}, this one of {self.dataset!r}")
-        MODELS[self.model].check(self)
-        METHODS[self.method].check(self)
-
-    def _defaults(self, key):
-        return METHODS[self.method].options if key == "options" else MODELS[self.model].options
+        model.check(self)
+        method.check(self)
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["diagnose"] = list(self.diagnose)
-        values["upstream"] = self.upstream.to_dict() if self.upstream else None
-        return values
+        return values | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
 
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
-        valid = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in valid:
-                raise ValueError(suggest("run parameter", name, valid))
-        values = {**values, "diagnose": tuple(values.get("diagnose", ()))}
-        if values.get("upstream"):
-            values["upstream"] = cls.from_dict(values["upstream"])
-        return cls(**values)
+        check_known("run parameter", values, {f.name for f in dataclasses.fields(cls)})
+        upstream = values.get("upstream")
+        return cls(**{**values, "upstream": cls.from_dict(upstream) if upstream else None})
 
     @property
     def id(self) -> str:
         """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
-        plain = {f.name: f.default for f in dataclasses.fields(self)}
+        method, model = METHODS[self.method], MODELS[self.model]
+        plain = {f.name: f.default for f in dataclasses.fields(self)} | {"model_options": model.options}
         told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
-        for key in ("options", "model_options"):
-            told[key] = {k: v for k, v in getattr(self, key).items() if v != self._defaults(key)[k]}
-        if not told["model_options"]:
-            del told["model_options"]
+        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
         told["upstream"] = self.upstream.id if self.upstream else None
-        if MODELS[self.model].version > 1:
-            told["model_version"] = MODELS[self.model].version
-        text = json.dumps([told, METHODS[self.method].version], sort_keys=True)
+        if "model_options" in told:
+            told["model_options"] = {k: v for k, v in self.model_options.items() if v != model.options[k]}
+        if model.version > 1:
+            told["model_version"] = model.version
+        text = json.dumps([told, method.version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-    def __eq__(self, other):
-        return isinstance(other, RunConfig) and self.to_dict() == other.to_dict()
 
     def __hash__(self):
         return hash(self.id)

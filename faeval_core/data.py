@@ -11,15 +11,13 @@ import json
 import os
 import tarfile
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from . import synthetic
-from .config import stream, suggest
+from .config import check_known, stream, suggest
 from .files import UNREADABLE, publish_tensors, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -73,8 +71,7 @@ def _digits(name: str) -> Dataset:
     raw = load_digits()
     x = torch.from_numpy(raw.images * 15).to(torch.uint8)[:, None]  # intensities 0..16 -> 0..240
     y = torch.from_numpy(raw.target).long()
-    order = torch.randperm(len(y), generator=stream(0, "digits.split"))
-    train, test = order[:1437], order[1437:]
+    train, test = torch.randperm(len(y), generator=stream(0, "digits.split")).split(1437)
     return Dataset(name, x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,))
 
 
@@ -90,11 +87,9 @@ def _torchvision(name: str) -> Dataset:
             x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
             tensors += [x.contiguous(), torch.as_tensor(part.targets).long()]
     except (OSError, RuntimeError) as e:
-        raise DatasetMissing(
-            f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). Connect once, or put "
-            f"torchvision's files there, or use `--dataset digits`, or register a copy of your own: "
-            f"python -m faeval_core data register NAME ARCHIVE_OR_FOLDER"
-        ) from e
+        ways_out = "Connect once, or put torchvision's files there, or use `--dataset digits`, or register a copy of your own"
+        told = f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). {ways_out}"
+        raise DatasetMissing(f"{told}: python -m faeval_core data register NAME ARCHIVE_OR_FOLDER") from e
     return Dataset(name, *tensors, tuple(part.classes), mean, std)
 
 
@@ -110,38 +105,30 @@ def _cached(name: str) -> Dataset:
     return data
 
 
-_loaded: dict[str, Dataset] = {}  # what `load` has read in this process
 BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
-def registered() -> list[str]:
-    """Names of the image-folder datasets registered on this machine."""
-    return sorted(p.stem for p in data_home().glob("*.safetensors"))
-
-
 def known_datasets() -> list[str]:
-    return [*BUILT_IN, *synthetic.NAMES, *registered()]
+    """Names of the datasets that are built in, and of those that were registered on this machine."""
+    return [*BUILT_IN, *synthetic.NAMES, *sorted(p.stem for p in data_home().glob("*.safetensors"))]
 
 
 def check_name(name: str, results) -> None:
     """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
     index = Path(results, "datasets.json")
     valid = {*known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
-    if name not in valid:
-        raise ValueError(suggest("dataset", name, valid) + "; to add your own: python -m faeval_core data register")
+    check_known("dataset", [name], valid, "; to add your own: python -m faeval_core data register")
 
 
+@cache
 def load(name: str) -> Dataset:
     """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images are not here."""
-    if name not in _loaded:
-        if synthetic.is_synthetic(name):
-            _loaded[name] = Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), (0.0,), (1 / 255,))
-        elif name in known_datasets():
-            _loaded[name] = BUILT_IN.get(name, _cached)(name)
-        else:
-            way_out = f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
-            raise DatasetMissing(f"{suggest('dataset', name, known_datasets())}. {way_out}")
-    return _loaded[name]
+    if synthetic.is_synthetic(name):
+        return Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), (0.0,), (1 / 255,))
+    if name in known_datasets():
+        return BUILT_IN.get(name, _cached)(name)
+    way_out = f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
+    raise DatasetMissing(f"{suggest('dataset', name, known_datasets())}. {way_out}")
 
 
 def _members(source: Path):
@@ -160,6 +147,7 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
     (size, size); without it all images must share one size. Raises ValueError naming the first offending file.
     """
     from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
     from tqdm.auto import tqdm
 
     source = Path(source).expanduser()
@@ -180,34 +168,32 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
         shape = shape or image.size
         if image.size != shape:
             raise ValueError(f"{path} is {image.size}, others are {shape}; pass size to resize all images")
-        rows[split].append((label, path, torch.from_numpy(np.array(image)).permute(2, 0, 1)))  # (channel, h, w)
+        rows[split].append((label, path, pil_to_tensor(image)))
+    classes, tensors = sorted({label for label, *_ in rows["train"]}), {}
     for split, found in rows.items():
         if not found:
             raise ValueError(f"{source} holds no images under {split}/<class>/")
+        if extra := {label for label, *_ in found} - set(classes):
+            raise ValueError(f"{split} has classes that train lacks: {sorted(extra)}")
         found.sort(key=lambda row: row[:2])
-    classes = tuple(sorted({label for label, *_ in rows["train"]}))
-    if extra := {label for label, *_ in rows["test"]} - set(classes):
-        raise ValueError(f"test has classes that train lacks: {sorted(extra)}")
-    tensors = {}
-    for split, found in rows.items():
-        tensors[f"{split}_x"] = torch.stack([x for *_, x in found]).contiguous()
+        tensors[f"{split}_x"] = torch.stack([x for *_, x in found])
         tensors[f"{split}_y"] = torch.tensor([classes.index(label) for label, *_ in found])
     if mean is None or std is None:
         flat = [tensors["train_x"][:, c].double() / 255 for c in range(3)]
         mean, std = ([round(measure(f).item(), 4) for f in flat] for measure in (torch.mean, torch.std))
-    data = Dataset(name, **tensors, classes=classes, mean=tuple(mean), std=tuple(std))
-    meta = {"fields": {"classes": classes, "mean": data.mean, "std": data.std}, "fingerprint": data.fingerprint}
-    publish_tensors(data_home() / f"{name}.safetensors", tensors, meta)
-    _loaded[name] = data
+    fields = {"classes": tuple(classes), "mean": tuple(mean), "std": tuple(std)}
+    data = Dataset(name, **tensors, **fields)
+    publish_tensors(data_home() / f"{name}.safetensors", tensors, {"fields": fields, "fingerprint": data.fingerprint})
+    load.cache_clear()
     return data
 
 
 class Pixels:
-    """A dataset on a device: augmented training batches and the normalised test set."""
+    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x, y)."""
 
     def __init__(self, data: Dataset, device="cpu"):
         self.data, self.device, self.subsets = data, torch.device(device), {}
-        self.padded = F.pad(data.train_x, (PADDING,) * 4).to(self.device)
+        self.padded = torch.nn.functional.pad(data.train_x, (PADDING,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
         s, edge = self.padded.stride(), 2 * PADDING
         self.strides = s[0], s[2], s[3]
@@ -216,6 +202,7 @@ class Pixels:
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
         mean, std = (torch.tensor(v, device=device).view(-1, 1, 1).expand(data.image_shape) for v in (data.mean, data.std))
         self.scale, self.shift = 1 / (255 * std), -mean / std  # in full, because broadcasting over rows is slow
+        self.test = self.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
 
     def normalise(self, x):
         """uint8 (..., C, H, W) to float32 with the dataset's mean and std."""
@@ -241,13 +228,8 @@ class Pixels:
 
     def subset(self, split: str, size: int):
         """A fixed random subset without augmentation, the same for every run: the first `size` of one permutation."""
-        x, y = (self.data.train_x, self.data.train_y) if split == "train" else (self.data.test_x, self.data.test_y)
+        x, y = getattr(self.data, f"{split}_x"), getattr(self.data, f"{split}_y")
         if (split, size) not in self.subsets:
             keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
             self.subsets[split, size] = self.normalise(x[keep].to(self.device)), y[keep].to(self.device)
         return self.subsets[split, size]
-
-    @cached_property
-    def test(self):
-        """The normalised test set, (x, y)."""
-        return self.normalise(self.data.test_x.to(self.device)), self.data.test_y.to(self.device)

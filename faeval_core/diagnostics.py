@@ -5,21 +5,15 @@ L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own 
 a_{l+1} here, against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
-import torch.nn.functional as F
 
 from .methods.base import rms
 
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
-DIRECTIONS = 32
-EPS_RHO = 1e-3
+DIRECTIONS, EPS_RHO, STABILITY_BATCHES = 32, 1e-3, 8
 ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured on a fixed net
-STABILITY_BATCHES = 8
-EPS_CLAMP = 1e-8
 
 
 def cosine(u, v):
@@ -32,13 +26,19 @@ def cosine(u, v):
 
 def cosine_clamped(u, v):
     """The cosine as published: in the tensors' own precision, each norm clamped to at least 1e-8."""
-    return F.cosine_similarity(u, v, dim=-1, eps=EPS_CLAMP)
+    return torch.cosine_similarity(u, v, dim=-1, eps=1e-8)
 
 
 def defined_mean(values):
     """Mean over the defined (non-NaN) entries, or None where there is none."""
     values = values[~values.isnan()]
     return values.mean().item() if len(values) else None
+
+
+def agreement(u):
+    """Mean cosine between different rows of u, or None where no pair is defined."""
+    c = cosine(u[:, None], u[None])
+    return defined_mean(c[~torch.eye(len(u), dtype=bool, device=u.device)])
 
 
 def gradients(method, p, x, y):
@@ -53,8 +53,7 @@ def gradients(method, p, x, y):
 
 
 def sample_losses(method, p, h, y, start):
-    model = method.model
-    return model.losses(model.logits(p, h, start, {}), y)
+    return method.model.losses(method.model.logits(p, h, start, {}), y)
 
 
 def rho(method, p64, hs, credits, y, generator) -> list[list]:
@@ -63,17 +62,12 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
     out = [[] for _ in credits]
     for l, h in enumerate(hs):
         v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
-        flat = v.flatten(2)
-        v = v / flat.norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
+        v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
         base = sample_losses(method, p64, h, y, l)
         true = torch.stack([sample_losses(method, p64, h + EPS_RHO * u, y, l) - base for u in v])
-        true = true - true.mean(0)
-        true = true / true.abs().amax(0)  # scale out: correlations of 1e-150 must not underflow
         for credit, found in zip(credits, out):
             told = EPS_RHO * (v * credit[l]).flatten(2).sum(-1)
-            told = told - told.mean(0)
-            told = told / told.abs().amax(0)
-            found.append(defined_mean((true * told).sum(0) / (true.norm(dim=0) * told.norm(dim=0))))
+            found.append(defined_mean(cosine((true - true.mean(0)).T, (told - told.mean(0)).T)))
     return out
 
 
@@ -81,11 +75,9 @@ def nudges(method, p64, hs, credit, y):
     """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample RMS, and raw."""
     eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
     normed, raw = [], []
-    for l, h in enumerate(hs):
-        a = credit[l]
+    for l, (h, a) in enumerate(zip(hs, credit)):
         base = sample_losses(method, p64, h, y, l)
-        unit = a / rms(a).clamp_min(1e-300)
-        for step, out in ((unit, normed), (a, raw)):
+        for step, out in ((a / rms(a).clamp_min(1e-300), normed), (a, raw)):
             out.append((sample_losses(method, p64, h - eta * step, y, l) - base).mean().item())
     return normed, raw
 
@@ -94,23 +86,14 @@ def stability(method, p, x, y):
     """Mean pairwise cosine of the mean gradient directions of 8 disjoint batches of 128 at level L/2, or None."""
     if len(y) < STABILITY_BATCHES * BATCH:
         return None
-    directions = []
-    for i in range(STABILITY_BATCHES):
-        part = slice(i * BATCH, (i + 1) * BATCH)
-        _, _, gs = gradients(method, p, x[part], y[part])
-        directions.append(gs[method.model.depth // 2].double().mean(0).flatten())
-    c = cosine(torch.stack(directions)[:, None], torch.stack(directions)[None])
-    return defined_mean(c[~torch.eye(len(directions), dtype=bool, device=c.device)])
-
-
-def position_norms(method, t):
-    """L2 over features of every position of every sample."""
-    return method.model.vectors(t).double().norm(dim=-1)
+    batches = list(zip(x.split(BATCH), y.split(BATCH)))[:STABILITY_BATCHES]
+    middle = [gradients(method, p, *batch)[2][method.model.depth // 2] for batch in batches]
+    return agreement(torch.stack([g.double().mean(0).flatten() for g in middle]))
 
 
 def median_norm(method, *tensors):
     """Median over samples and positions of the norm, or the product of norms; on several positions, of those above zero."""
-    found = math.prod(position_norms(method, t) for t in tensors)
+    found = math.prod(method.model.vectors(t).double().norm(dim=-1) for t in tensors)
     found = found[found > 0] if found.shape[1] > 1 else found
     return found.median().item() if found.numel() else 0.0
 
@@ -127,24 +110,14 @@ def growth(h_norm):
     return max(b / a for a, b in zip(h_norm, h_norm[1:])) if all(h_norm[:-1]) else None
 
 
-def credit_of(method, p, s, x, y, hs, logits):
-    with torch.no_grad():
-        return method.credit(p, s, hs, logits, y)
-
-
-def alignment(method, p, s, x, y):
-    """Γ_l exact and clamped, in the net as it is, from its own precision's gradients and training-time feedback."""
-    hs, logits, gs = gradients(method, p, x, y)
-    a = credit_of(method, p, s, x, y, hs, logits)
-    same = [(a[l], gs[l]) for l in range(method.model.depth + 1)]
-    block = [(a[l + 1], gs[l]) for l in range(method.model.depth)]
-    return {
-        "gamma": [gamma(method, u, g) for u, g in same],
-        "gamma_clamped": [gamma(method, u, g, cosine_clamped) for u, g in same],
-        "gamma_block": [gamma(method, u, g) for u, g in block],
-        "gamma_block_clamped": [gamma(method, u, g, cosine_clamped) for u, g in block],
-        "credit_rms": [u.double().square().mean().sqrt().item() for u, _ in same],
-    }
+def alignment(method, p, s, y, hs, logits, gs):
+    """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its training-time feedback."""
+    a = method.credit(p, s, hs, logits, y)
+    same, block = list(zip(a, gs)), list(zip(a[1:], gs))  # `block`: a_{l+1} against g_l
+    read = {"gamma": (same, cosine), "gamma_clamped": (same, cosine_clamped)}
+    read |= {"gamma_block": (block, cosine), "gamma_block_clamped": (block, cosine_clamped)}
+    found = {name: [gamma(method, u, g, cos) for u, g in pairs] for name, (pairs, cos) in read.items()}
+    return found | {"credit_rms": [u.double().square().mean().sqrt().item() for u in a]}
 
 
 def gamma(method, credit, g, cos=cosine):
@@ -164,26 +137,20 @@ def gamma(method, credit, g, cos=cosine):
 def update_alignment(method, p, s, step, x, y):
     """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
     batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained."""
-    leaves = {k: v.detach().requires_grad_() for k, v in p.items()}
+    model, leaves = method.model, {k: v.detach().requires_grad_() for k, v in p.items()}
     with torch.enable_grad():
         scalar, _ = method.surrogate(leaves, s, x, y)
         own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
-        model = method.model
         loss = model.loss(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y)
         exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
-    parts = ["embed."] + [f"blocks.{l}." for l in range(model.depth)] + ["readout."]
-    trained = {k for k in p if method.trains(k) and own[k] is not None}
 
-    def cosines(direction):
-        out = []
-        for part in parts:
-            names = [k for k in direction if k.startswith(part) and k in trained]
-            u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
-            c = cosine(torch.cat(u), torch.cat(v)).item() if names else math.nan
-            out.append(None if c != c else c)
-        return out
+    def part_cosine(direction, part):
+        names = [k for k in direction if k.startswith(part) and method.trains(k) and own[k] is not None]
+        u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
+        return defined_mean(cosine(torch.cat(u), torch.cat(v))[None]) if names else None
 
-    return {"update_cos": cosines(own), "step_cos": cosines(step)}
+    parts = ["embed.", *(f"blocks.{l}." for l in range(model.depth)), "readout."]
+    return {f"{k}_cos": [part_cosine(v, part) for part in parts] for k, v in (("update", own), ("step", step))}
 
 
 RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the function
@@ -192,13 +159,14 @@ RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to Lay
 def rescaled(method, p, s, x, y, logits):
     """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is the instrument."""
     q = method.model.rescaled(p, RESCALE)
-    _, others, gs = gradients(method, q, x, y)
-    found = alignment(method, q, s, x, y)
-    kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
+    hs, others, gs = gradients(method, q, x, y)
+    found = alignment(method, q, s, y, hs, others, gs)
     change = (logits - others).abs().max().item()
+    kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
     return {"factor": RESCALE, "g_norm": [median_norm(method, g) for g in gs], "logit_change": change, **kept}
 
 
+@torch.no_grad()
 def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     """Every per-level diagnostic of one member on `probe` = (x, y); `stability_probe` holds 8 further batches of 128.
 
@@ -209,38 +177,26 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     p64 = {k: v.double() for k, v in p.items()}
     s64 = {k: v.double() if v.is_floating_point() else v for k, v in s.items()}
     hs64, logits64, gs64 = gradients(method, p64, x.double(), y)
-    a64 = credit_of(method, p64, s64, x.double(), y, hs64, logits64)
-    with torch.no_grad():
-        parts = method.parts(p64, s64, hs64, logits64, y)
-    credits = {"": a64, **parts}
-    found = dict(zip(credits, rho(method, p64, hs64, list(credits.values()), y, generator)))
-    h_norm = [median_norm(method, h) for h in hs]
+    a64 = method.credit(p64, s64, hs64, logits64, y)
+    parts = method.parts(p64, s64, hs64, logits64, y)
+    rhos = rho(method, p64, hs64, [a64, *parts.values()], y, generator)
     nudge, nudge_raw = nudges(method, p64, hs64, a64, y)
-    out = alignment(method, p, s, x, y)
-    out |= {
+    h_norm, g_norm = ([median_norm(method, t) for t in levels] for levels in (hs, gs))
+    out = alignment(method, p, s, y, hs, logits, gs) | {
         "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
         "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
-        "rho": found[""],
-        "nudge": nudge,
-        "nudge_raw": nudge_raw,
-        "h_norm": h_norm,
-        "g_norm": [median_norm(method, g) for g in gs],
-        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)],
-        "growth": growth(h_norm),
-        "stability": stability(method, p, *stability_probe),
-        "rescaled": rescaled(method, p, s, x, y, logits),
-    }
-    for name, credit in parts.items():
-        out[f"gamma_{name}"] = [gamma(method, a, g) for a, g in zip(credit, gs64)]
-        out[f"rho_{name}"] = found[name]
+        "rho": rhos[0], "nudge": nudge, "nudge_raw": nudge_raw, "h_norm": h_norm, "g_norm": g_norm,
+        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)], "growth": growth(h_norm),
+        "stability": stability(method, p, *stability_probe), "rescaled": rescaled(method, p, s, x, y, logits),
+    }  # fmt: skip
+    for (name, credit), found in zip(parts.items(), rhos[1:]):
+        out |= {f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)], f"rho_{name}": found}
+    zero = "is exactly zero for every sample"
     reasons = {
-        "gamma": "credit or gradient is exactly zero for every sample",
-        "gamma_block": "credit or gradient is exactly zero for every sample, or the two levels differ in size",
-        "twin": "the gradient is exactly zero for every sample",
-        "rho": "all loss differences or all credits vanish",
-        "growth": "a state is exactly zero",
+        "gamma": f"credit or gradient {zero}", "gamma_block": f"credit or gradient {zero}, or the two levels differ in size",
+        "twin": f"the gradient {zero}", "rho": "all loss differences or all credits vanish", "growth": "a state is exactly zero",
         "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
-    }
+    }  # fmt: skip
     lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
     out["undefined"] = {k: reasons[k] for k in lacking}
     return out

@@ -79,10 +79,8 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
     stats = [mean_sd(column) for column in zip(*rows)]
     levels = np.arange(len(stats))
     known = [i for i, (m, _, _) in enumerate(stats) if m is not None]
-    ax.errorbar(
-        levels[known] + offset, [stats[i][0] for i in known], [stats[i][1] or 0 for i in known],
-        color=colour, marker=marker, capsize=2, label=label or title(method), **kw,
-    )  # fmt: skip
+    mean, sd = ([stats[i][k] or 0 for i in known] for k in (0, 1))
+    ax.errorbar(levels[known] + offset, mean, sd, color=colour, marker=marker, capsize=2, label=label or title(method), **kw)
     if gone := [i for i in levels if i not in known]:
         ax.plot(levels[gone] + offset, np.zeros(len(gone)), "x", color=colour)
     ax.set_xticks(levels)

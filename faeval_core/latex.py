@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
-from .figures import title
+import pandas as pd
+
 from .files import publish, studies
-from .tables import magnitude, pm
+from .tables import audit_table
 
 ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
 SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta ", "α": r"\alpha "})
 FORMULA = r"‖[^‖]+‖|[Γρλδα](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
+
+BARE = {"index": False, "escape": False}  # of to_latex, since the cells are LaTeX already
 
 
 def escape(text: str) -> str:
@@ -34,22 +37,13 @@ def macro_name(*words) -> str:
     return re.sub(r"\d", lambda digit: digits[int(digit[0])], text)
 
 
-def tabular(header: list[str], rows: list[list[str]], columns: str) -> str:
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule"]
-    return "\n".join(lines + [" & ".join(row) + r" \\" for row in rows] + [r"\bottomrule", r"\end{tabular}", ""])
-
-
 def audit_tabular(rows) -> str:
+    """The audit table with two digits of the cosines, as LaTeX: without ρ, and with the counts of (b') for a verdict."""
+    shown = audit_table(rows, digits=2).reset_index().drop(columns=["ρ (hidden)", "scale-invariant"]).astype(str)
+    shown["published protocol"] = shown["published protocol"].str.removeprefix("fires ")
+    shown["b'"] = ["/".join(map(str, r["counts"]["b'"])) for r in rows]
     header = "method,$n$,accuracy,deep cos (pub.),exact; hidden,$\\|h_L\\|$,$\\|g_L\\|$,growth,stab.,published,(b$'$)".split(",")
-    body = [
-        [
-            title(r["method"]), str(r["n"]), pm(r["test_acc"]), pm(r["deep_cos_published"], 2), pm(r["deep_cos_hidden"], 2),
-            magnitude(r["h_norm"]), magnitude(r["g_norm"]), pm(r["growth"], 1), pm(r["stability"], 2),
-            r["published"].removeprefix("fires "), "/".join(map(str, r["counts"]["b'"])),
-        ]
-        for r in rows
-    ]  # fmt: skip
-    return tabular(header, [map(escape, row) for row in body], "lrllllllllr")
+    return shown.map(escape).set_axis(header, axis=1).to_latex(column_format="lrllllllllr", **BARE)
 
 
 def write(results: Path, paper: Path) -> None:
@@ -66,9 +60,9 @@ def write(results: Path, paper: Path) -> None:
                 claims.append([escape(c["statement"]), c["decided"], escape(c["interval"]), notebook.split("_")[0]])
         macros |= {macro_name(key): value for key, value in study.get("paper", {}).items()}
     made = [rf"\newcommand{{\{k}}}{{{escape(str(v))}}}" for k, v in sorted(macros.items())]
-    header = ["claim", "decided", "mean [95\\,\\% interval]", "notebook"]
+    claims = pd.DataFrame(claims, columns=["claim", "decided", "mean [95\\,\\% interval]", "notebook"])
     publish(paper / "generated" / "macros.tex", "\n".join(["% made by faeval_core.latex from results/; do not edit", *made, ""]))
-    publish(paper / "generated" / "claims.tex", tabular(header, claims, r"p{0.46\linewidth}llr"))
+    publish(paper / "generated" / "claims.tex", claims.to_latex(column_format=r"p{0.46\linewidth}llr", **BARE))
     table = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if table.exists():
         publish(paper / "generated" / "table1.tex", audit_tabular(json.loads(table.read_text())["rows"]))

@@ -14,11 +14,10 @@ from unittest.mock import patch
 
 import nbformat
 import papermill
-from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from . import __version__, data, latex, tables
-from .config import suggest
+from .config import check_known
 from .files import publish, publish_json
 from .runs import resolve_device
 
@@ -33,15 +32,13 @@ ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else 
 
 def select(root: Path, names=None) -> list[Path]:
     """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title (audit)."""
-    paths = {p.stem: p for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))}
-    if not paths:
+    paths = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    known = {name: p for p in paths for name in (p.stem, *p.stem.split("_", 1))}
+    if not known:
         raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
-    known = {name: stem for stem in paths for name in (stem, *stem.split("_", 1))}
-    wanted = [Path(name).stem for name in names or paths]
-    for name in wanted:
-        if name not in known:
-            raise ValueError(suggest("notebook", name, paths))
-    return [paths[stem] for stem in sorted({known[name] for name in wanted})]
+    wanted = [Path(name).stem for name in names or known]
+    check_known("notebook", wanted, known)
+    return sorted({known[name] for name in wanted})
 
 
 def declared(path: Path) -> dict:
@@ -66,13 +63,9 @@ def fits(value, default) -> bool:
 
 def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
     """(notebook, parameters to pass, all its parameters) in order; every mistake is found here, before anything starts."""
-    if profile not in PROFILES:
-        raise ValueError(suggest("profile", profile, PROFILES))
+    check_known("profile", [profile], PROFILES)
     cells = {p: declared(p) for p in select(root, notebooks)}
-    everything = {name for cell in cells.values() for name in cell}
-    for name in given:
-        if name not in everything:
-            raise ValueError(suggest("notebook parameter", name, everything))
+    check_known("notebook parameter", given, {name for cell in cells.values() for name in cell})
     if "dataset" in given:
         data.check_name(given["dataset"], root / "results")
     resolve_device(given.get("device", "auto"))
@@ -115,14 +108,14 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         if write_back:
             put_back(path, copy)
         return None
-    except PapermillExecutionError as e:
+    except papermill.exceptions.PapermillExecutionError as e:
         error, traceback = f"{e.ename}: {e.evalue}", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(e.traceback)).splitlines()
     except Exception as e:  # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
         error, traceback = f"{type(e).__name__}: {e}", []
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
-    started = [c for c in cells if c.metadata.papermill.start_time]
-    last = started[-1].source if started else ""
-    return {"cell": len(started), "source": last, "error": " ".join(error.split()), "traceback": traceback[-15:]}
+    started = [c.source for c in cells if c.metadata.papermill.start_time]
+    where = {"cell": len(started), "source": started[-1] if started else ""}
+    return where | {"error": " ".join(error.split()), "traceback": traceback[-15:]}
 
 
 def put_back(path: Path, copy: Path) -> None:
@@ -132,11 +125,10 @@ def put_back(path: Path, copy: Path) -> None:
         raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
     widget = "application/vnd.jupyter.widget-view+json"
     for count, (cell, done) in enumerate(zip(code(nb), code(ran)), 1):
-        cell.execution_count = count
         cell.outputs = [o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())]
-        for o in cell.outputs:
-            if o.output_type == "execute_result":
-                o.execution_count = count
+        for part in (cell, *cell.outputs):
+            if "execution_count" in part:
+                part.execution_count = count
     publish(path, nbformat.writes(nb) + "\n")
 
 
@@ -165,9 +157,10 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
         told = f"FAILED in cell {error['cell']}: {error['error']}" if error else "complete"
         print(f"{mark} {told}", *(error["traceback"] if error else ()), sep="\n    ", flush=True)
     places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {"executed": out}
-    tables.write_reproduction(places["results"])
-    if places["results"] == root / "results" and (root / "paper").is_dir():
-        latex.write(places["results"], root / "paper")
+    results = places["results"]
+    publish(results / "reproduction.csv", tables.reproduction(results).to_csv(index=False, float_format="%.6g"))
+    if results == root / "results" and (root / "paper").is_dir():
+        latex.write(results, root / "paper")
     failed = [r["name"] for r in rows if r["error"]]
     manifest = {"profile": profile, "status": "failed" if failed else "complete", "failed": failed, "notebooks": rows}
     manifest |= {"package": __version__, "python": sys.version.split()[0], **{k: str(v) for k, v in places.items()}}

@@ -5,8 +5,8 @@ baseline < 2.0 points. Growth, stability and accuracy do not change when the res
 the function; ‖g_L‖ does. Its counterpart (b') asks what (b) is meant to ask: is the reference gradient numerically valid?
 """
 
-from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from .stats import mean_sd
 
@@ -43,16 +43,14 @@ def deep_cos(diagnosis: dict) -> dict:
     return {k: None if None in v or not v else fmean(v) for k, v in parts.items()}
 
 
-def reference_valid(diagnosis: dict) -> bool | None:
-    """(b') does not fire: fp32 agrees with fp64 at every level, and exact Γ survives every rescaling. None: undefined."""
-    if None in diagnosis["twin"] or None in diagnosis["gamma"]:
+def reference_invalid(diagnosis: dict) -> bool | None:
+    """(b') fires: fp32 disagrees with fp64 at some level, or exact Γ does not survive the rescaling. None: undefined."""
+    twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]["gamma"]
+    if None in twin or None in gamma:
         return None
-    if min(diagnosis["twin"]) < TWIN_FLOOR:
-        return False
-    moved = diagnosis["rescaled"]["gamma"]
-    if None in moved:
-        return None
-    return max(abs(a - b) for a, b in zip(diagnosis["gamma"], moved)) <= RESCALE_DRIFT
+    if min(twin) < TWIN_FLOOR:
+        return True
+    return None if None in moved else max(abs(a - b) for a, b in zip(gamma, moved)) > RESCALE_DRIFT
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
@@ -66,8 +64,7 @@ def fires(diagnosis: dict, accuracy: float | None = None, frozen: float | None =
     """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or no baseline is given."""
     gain = None if accuracy is None or frozen is None else accuracy - frozen
     measured = {"a": diagnosis["growth"], "b": diagnosis["g_norm"][-1], "c": diagnosis["stability"], "d": gain}
-    valid = reference_valid(diagnosis)
-    return {k: crosses(k, v) for k, v in measured.items()} | {"b'": None if valid is None else not valid}
+    return {k: crosses(k, v) for k, v in measured.items()} | {"b'": reference_invalid(diagnosis)}
 
 
 def first_fire(record, letter: str) -> int | None:
@@ -76,8 +73,7 @@ def first_fire(record, letter: str) -> int | None:
     return next((epoch for epoch, value in enumerate(curve, start=1) if crosses(letter, value)), None)
 
 
-@dataclass
-class Verdict:
+class Verdict(NamedTuple):
     """What fired over the seeds of one method: `counts[letter]` = (fired, defined) seeds; a letter fires where it does so
     in more than half of the seeds in which it is defined."""
 

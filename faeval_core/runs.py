@@ -1,15 +1,12 @@
 """Runs: find the records of a list of configs, train what is missing as ensembles, survive interruption."""
 
-from __future__ import annotations
-
-import math
 import os
 import platform
 import statistics
 import sys
 import time
 import warnings
-from itertools import groupby
+from operator import attrgetter
 
 import torch
 from tqdm import tqdm
@@ -17,7 +14,7 @@ from tqdm import tqdm
 from . import __version__, data, synthetic
 from .config import RunConfig
 from .methods import METHODS
-from .store import RunRecord, Store, rounded
+from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
@@ -51,10 +48,10 @@ def run(configs, store=None, *, train=True, device="auto", progress=True) -> lis
     """
     store, configs = store or Store(), list(configs)
     found = {c.id: store.get(c) for c in configs}
-    missing = list({c.id: c for c in configs if found[c.id] is None}.values())
-    if missing and training_allowed(train):
-        for name, group in groupby(sorted(missing, key=lambda c: c.dataset), key=lambda c: c.dataset):
-            group = list(group)
+    missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
+    if training_allowed(train):
+        for name in sorted({c.dataset for c in missing}):
+            group = [c for c in missing if c.dataset == name]
             try:
                 images = data.load(name)
                 if images.train_x.is_floating_point() and any(c.augment for c in group):
@@ -82,16 +79,22 @@ def _upstream_needs(configs, store):
     """(upstream config, epochs whose snapshots are missing), the farthest upstream first."""
     needs = {}
     for c in configs:
-        if c.upstream is not None and store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) is None:
+        if c.upstream is not None and _start(c, store) is None:
             needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
     if needs:
         yield from _upstream_needs(list(needs), store)
         yield from needs.items()
 
 
+def _start(c, store):
+    """Weights of the snapshot that a run starts from, or None."""
+    kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
+    return kept[0] if kept else None
+
+
 def _can_start(c, store) -> bool:
     """Whether the snapshot that a run starts from is there; its upstream run may have diverged before that epoch."""
-    if c.upstream is None or store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) is not None:
+    if c.upstream is None or _start(c, store) is not None:
         return True
     warnings.warn(f"run {c.id} is left out: its upstream {c.upstream.id} has no epoch {c.upstream_epoch}", stacklevel=4)
     return False
@@ -99,17 +102,11 @@ def _can_start(c, store) -> bool:
 
 def plan(configs, store, most) -> list[list[RunConfig]]:
     """Ensembles: runs of one signature that stand at the same epoch, at most `most` together."""
-
-    def key(c):
+    groups = {}
+    for c in configs:
         kept = store.load_tensors(store.checkpoint_path(c))
-        return c.signature, kept[1]["epoch"] if kept else 0
-
-    keyed = sorted(((key(c), c) for c in configs), key=lambda kc: kc[0])
-    groups = []
-    for _, part in groupby(keyed, key=lambda kc: kc[0]):
-        members = [c for _, c in part]
-        groups += [members[i : i + most] for i in range(0, len(members), most)]
-    return groups
+        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0), []).append(c)
+    return [group[i : i + most] for _, group in sorted(groups.items()) for i in range(0, len(group), most)]
 
 
 def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
@@ -117,33 +114,21 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
 
     wanted: epochs whose weights are kept as snapshots, beside the last one's.
     """
-    upstreams = []
-    for c in configs:
-        kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
-        upstreams.append(kept[0] if kept else None)
-    ensemble = Ensemble(configs, pixels, upstreams)
+    ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs])
     members = [fresh_progress() for _ in configs]
-    kept = [store.load_tensors(store.checkpoint_path(c)) if stop is None else None for c in configs]
+    kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
     epochs = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
-    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=math.inf):
+    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=float("inf")):
         for m, (tensors, meta) in enumerate(kept):
             ensemble.restore(m, tensors, meta["epoch"])
             members[m] = meta["progress"]
-    bar = tqdm(
-        total=(stop or configs[0].epochs) * len(configs), initial=ensemble.epoch * len(configs), disable=not progress,
-        desc=f"{configs[0].method} ×{len(configs)}", unit=" run-epoch", leave=False, mininterval=1 if sys.stderr.isatty() else 30,
-    )  # fmt: skip
+    total, began = (stop or configs[0].epochs) * len(configs), ensemble.epoch * len(configs)
+    how = {"unit": " run-epoch", "leave": False, "disable": not progress, "mininterval": 1 if sys.stderr.isatty() else 30}
+    bar = tqdm(total=total, initial=began, desc=f"{configs[0].method} ×{len(configs)}", **how)
+    device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
     saved = time.monotonic()
-
-    def provenance(seconds):
-        return {
-            "package": __version__, "method_version": METHODS[configs[0].method].version,
-            "dataset_fingerprint": pixels.data.fingerprint, "device": _device_name(pixels.device), "torch": torch.__version__,
-            "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": len(configs),
-            "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
-        }  # fmt: skip
 
     def snapshot(c, tensors, epoch):
         weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
@@ -153,8 +138,14 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         if tensors is not None:
             snapshot(c, tensors, c.epochs)
         if stop is None:
-            science = {k: rounded(result.get(k)) for k in ("status", "curves", "diagnostics", "fault")}
-            store.put(RunRecord(c, **science, provenance=provenance(result["seconds"])))
+            science = {k: rounded(result.get(k)) for k in SCIENCE}
+            provenance = {
+                "package": __version__, "method_version": METHODS[c.method].version,
+                "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
+                "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": len(configs),
+                "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+            }  # fmt: skip
+            store.put(RunRecord(c, **science, provenance=provenance))
             store.checkpoint_path(c).unlink(missing_ok=True)
 
     def on_checkpoint(ensemble, members):
@@ -174,10 +165,6 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         train(ensemble, members, on_member=on_member, on_checkpoint=on_checkpoint, stop=stop)
 
 
-def _device_name(device):
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
-
-
 # -- what a run costs ---------------------------------------------------------------------------------------------------
 
 
@@ -192,9 +179,7 @@ def cost_seconds(cfg: RunConfig, records) -> float:
         size = images * (features * c.width + 2 * c.depth * c.width**2) / (50000 * (3072 * 256 + 8 * 256**2))
         return size * getattr(METHODS.get(c.method), "cost", 1.0)
 
-    def shape(c):
-        return c.dataset, c.model, c.width, c.depth
-
+    shape = attrgetter("dataset", "model", "width", "depth")
     like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
     rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) / work(r.config) for r in like]
     return cfg.epochs * work(cfg) * (statistics.median(rates) if rates else CPU_SECONDS_PER_EPOCH)

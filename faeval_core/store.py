@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .config import RunConfig
@@ -12,6 +12,7 @@ from .files import UNREADABLE, publish_json, publish_tensors, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
+SCIENCE = ("status", "curves", "diagnostics", "fault")  # what a rerun reproduces: not timing and provenance
 
 
 def rounded(value):
@@ -49,7 +50,7 @@ class RunRecord:
 
     def science(self) -> dict:
         """The part that a rerun reproduces: everything but timing and provenance."""
-        return {k: v for k, v in asdict(self).items() if k not in ("config", "provenance")} | {"config": self.config.to_dict()}
+        return {k: getattr(self, k) for k in SCIENCE} | {"config": self.config.to_dict()}
 
     @property
     def checksum(self) -> str:
@@ -60,11 +61,10 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, raw: dict) -> "RunRecord":
-        config = RunConfig.from_dict(raw["config"])
-        told = {k: v for k, v in raw.items() if k not in ("id", "provenance", "checksum")}
-        if _checksum(told) != raw["checksum"]:  # of the text as it is: an older record lacks fields that are new
+        told = {k: raw[k] for k in (*SCIENCE, "config")}  # as it is: an older config lacks fields that are new
+        if _checksum(told) != raw["checksum"]:
             raise ValueError("its checksum does not match its content")
-        return cls(config, *(raw[k] for k in ("status", "curves", "diagnostics", "fault", "provenance")))
+        return cls(RunConfig.from_dict(raw["config"]), *(raw[k] for k in (*SCIENCE, "provenance")))
 
 
 class Store:
@@ -132,8 +132,7 @@ class Store:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
         import fcntl  # not on Windows, where importing faeval_core must still work
 
-        path = self.root / "datasets.json"
-        lock = self.root / "checkpoints" / "lock"
+        path, lock = self.root / "datasets.json", self.root / "checkpoints" / "lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with open(lock, "w") as held:  # else two processes that note new datasets at once would lose one of them
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -142,10 +141,9 @@ class Store:
                 publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))
         expected = known.get(data.name, data.fingerprint)
         if expected != data.fingerprint:
-            raise ValueError(
-                f"dataset {data.name!r} here has fingerprint {data.fingerprint}, but the records in {self.root} were made on "
-                f"{expected}; register your images under another name, or use another results folder"
-            )
+            here = f"dataset {data.name!r} here has fingerprint {data.fingerprint}"
+            way_out = "register your images under another name, or use another results folder"
+            raise ValueError(f"{here}, but the records in {self.root} were made on {expected}; {way_out}")
 
 
 def _checksum(science: dict) -> str:

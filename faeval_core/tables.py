@@ -8,13 +8,11 @@ import pandas as pd
 
 from . import protocol
 from .figures import title
-from .files import publish, studies
+from .files import studies
 from .methods import METHODS
-from .methods.bp import BP
 from .stats import diff_in_se, mean_sd
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference_results.csv"
-TOLERANCE = {"test_acc": 0.015}  # absolute; every other plain metric: max(0.05, 20 %)
 DECADES = {"h_norm", "g_norm"}  # orders of magnitude: within a factor of 10
 
 
@@ -50,7 +48,7 @@ def audit_rows(arms: dict) -> list[dict]:
         done = [r for r in records if r.final is not None]
         final = [r.final for r in done]
         cosines = [protocol.deep_cos(d) for d in final]
-        if done and issubclass(METHODS[done[0].config.method], BP):
+        if done and issubclass(METHODS[done[0].config.method], METHODS["bp"]):
             # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
             cosines = [dict.fromkeys(d, d["hidden"]) for d in cosines]
         rows.append({
@@ -59,23 +57,25 @@ def audit_rows(arms: dict) -> list[dict]:
             **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
             **{k: [d[k] for d in final] for k in ("growth", "stability")},
             "twin_min": [None if None in d["twin"] else min(d["twin"]) for d in final],
-            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final],
-            "counts": {k: list(v) for k, v in judged.counts.items()},
+            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final], "counts": judged.counts,
             "published": judged.text(), "invariant": judged.text(protocol.INVARIANT),
             "withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
         })  # fmt: skip
     return rows
 
 
-def audit_table(rows: list[dict]) -> pd.DataFrame:
-    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the study's own reading."""
+def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
+    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the study's own reading.
+
+    digits: of the cosines.
+    """
     shown = [
         {
             "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
-            "deep cos (published)": pm(r["deep_cos_published"]), "deep cos (exact, hidden)": pm(r["deep_cos_hidden"]),
-            "ρ (hidden)": pm(r["rho_hidden"]), "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]),
-            "growth": pm(r["growth"], 1), "stability": pm(r["stability"], 2), "published protocol": r["published"],
-            "scale-invariant": r["invariant"],
+            "deep cos (published)": pm(r["deep_cos_published"], digits),
+            "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
+            "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": pm(r["growth"], 1),
+            "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
         }
         for r in rows
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def agrees(metric, ours, value, diff_se) -> bool:
         return ours > 0 and abs(math.log10(ours / value)) <= 1
     if metric.endswith("_fires"):
         return round(ours) == value
-    close = TOLERANCE.get(metric, max(0.05, 0.2 * abs(value)))
+    close = 0.015 if metric == "test_acc" else max(0.05, 0.2 * abs(value))
     return abs(ours - value) <= close or (diff_se is not None and abs(diff_se) <= 2)
 
 
@@ -108,7 +108,6 @@ def judge(ref, mine) -> dict:
 
 
 KEY = ["experiment", "condition", "metric"]
-OURS = ["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
 
 
 def with_ours(compared) -> pd.DataFrame:
@@ -118,8 +117,9 @@ def with_ours(compared) -> pd.DataFrame:
     mine = {tuple(c[k] for k in KEY): c for c in compared}
     if unknown := sorted(mine.keys() - set(keys)):
         raise ValueError(f"no reference row is called {unknown[0]}; see {REFERENCE.name}")
-    ours = [judge(ref, mine.get(key)) for ref, key in zip(rows.itertuples(), keys)]
-    return pd.concat([rows, pd.DataFrame(ours, columns=OURS).astype({"ours_n": "Int64"})], axis=1)
+    judged = [judge(ref, mine.get(key)) for ref, key in zip(rows.itertuples(), keys)]
+    ours = pd.DataFrame(judged, columns=["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"])
+    return pd.concat([rows, ours.astype({"ours_n": "Int64"})], axis=1)
 
 
 def beside(compared) -> pd.DataFrame:
@@ -138,8 +138,3 @@ def source_map(results) -> pd.DataFrame:
     """Which notebook wrote which file, from the studies' own summaries."""
     rows = [(o, f"notebooks/{name}.ipynb") for name, study in studies(results).items() for o in study["outputs"]]
     return pd.DataFrame(rows, columns=["output", "notebook"])
-
-
-def write_reproduction(results) -> Path:
-    """Write results/reproduction.csv."""
-    return publish(Path(results) / "reproduction.csv", reproduction(results).to_csv(index=False, float_format="%.6g"))

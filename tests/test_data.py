@@ -17,15 +17,16 @@ from conftest import png, write_tar
 from PIL import Image
 from scipy.stats import chisquare
 
-from faeval_core import Store, data
+from faeval_core import Store, data, synthetic
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An empty $FAEVAL_DATA, and no dataset loaded."""
     monkeypatch.setenv("FAEVAL_DATA", str(tmp_path / "home"))
-    monkeypatch.setattr(data, "_loaded", {})
-    return tmp_path
+    data.load.cache_clear()
+    yield tmp_path
+    data.load.cache_clear()
 
 
 def images(n, size=8, seed=0):
@@ -122,9 +123,8 @@ def test_registered_images_come_back_pixel_for_pixel(elsewhere, kind):
     else:
         write_tar(source, {f"./pets/{k}": v for k, v in files.items()})
     made = data.register_images("pets", source, progress=False)
-    data._loaded.clear()
     found = data.load("pets")
-    assert data.registered() == ["pets"] and "pets" in data.known_datasets()
+    assert set(data.known_datasets()) == {*data.BUILT_IN, *synthetic.NAMES, "pets"}
     assert found.classes == ("no", "yes") and found.fingerprint == made.fingerprint
     assert found.train_x.shape == (6, 3, 8, 8) and found.test_y.tolist() == [0, 1]
     stored = {png(x.permute(1, 2, 0).numpy()): found.classes[y] for x, y in zip(found.train_x, found.train_y)}
@@ -173,7 +173,7 @@ def test_errors_of_registration_name_the_cause(elsewhere):
     for wrong in ("absent", "text"):
         with pytest.raises(ValueError, match="neither a folder nor a tar archive"):
             data.register_images("bad", elsewhere / wrong)
-    assert data.registered() == []
+    assert set(data.known_datasets()) == {*data.BUILT_IN, *synthetic.NAMES}
 
 
 def test_greyscale_and_palette_images_are_read_as_rgb(elsewhere):
@@ -193,7 +193,7 @@ def test_a_damaged_decoded_copy_is_refused(elsewhere):
     one_bit = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
     for content in (whole[:-1], one_bit, b""):
         path.write_bytes(content)
-        data._loaded.clear()
+        data.load.cache_clear()
         with pytest.raises(data.DatasetMissing, match="pets.safetensors, is damaged .*register it again"):
             data.load("pets")
 

@@ -205,6 +205,17 @@ def test_exact_embedding_is_bps_gradient(batch, name):
     assert gap(found, {k: v for k, v in rule.items() if not k.startswith("embed.")}) == 0
 
 
+def test_the_embeddings_credit_is_normalised_unless_told_otherwise(batch):
+    (x, y), found = batch, {}
+    for how, norm in (("raw", True), ("sample_rms", True), ("sample_rms", False)):
+        method, model, p, s = member(tiny("dfa", credit_norm=how, norm_embedding=norm))
+        found[how, norm] = gradient(method, scramble(p), s, x, y)
+    mixed = found["sample_rms", False]
+    for key, value in mixed.items():
+        same = found["raw" if key.startswith("embed.") else "sample_rms", True]
+        assert torch.equal(value, same[key]), key
+
+
 def test_a_shared_embedding_hears_block_zeros_credit(batch):
     """d/dW of mean_i <W x_i, a_{1,i}>; the rest of the net does not notice."""
     method, model, p, s = member(tiny("fa", embedding="shared"))

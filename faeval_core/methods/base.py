@@ -147,12 +147,14 @@ class LocalMethod(Method):
         logits = model.readout(p, hs[-1])
         loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
-        a = [normalise(level.detach(), self.cfg.credit_norm) for level in self.credit(fixed, s, hs, logits.detach(), y)]
-        scalar = loss + self.push(s, fs, a[1:]) / batch + self.penalties(s, h0, fs)
-        if self.cfg.embedding != "init":
-            heard = {"rule": a[0], "shared": a[1], "exact": None}[self.cfg.embedding]
-            a0 = self.exact_credit(fixed, hs, y, 0).detach() if heard is None else heard
-            scalar = scalar + inner(h0, a0) / batch
+        credit = [level.detach() for level in self.credit(fixed, s, hs, logits.detach(), y)]
+        how = self.cfg.credit_norm
+        scalar = loss + self.push(s, fs, [normalise(a, how) for a in credit[1:]]) / batch + self.penalties(s, h0, fs)
+        if self.cfg.embedding == "exact":
+            scalar = scalar + inner(h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch
+        elif self.cfg.embedding != "init":
+            heard = credit[1 if self.cfg.embedding == "shared" else 0]
+            scalar = scalar + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
         if self.fits:
             opened = {k: v for k, v in p.items() if k.startswith("aux.")}
             auxiliary, moved = self.auxiliary({**fixed, **opened}, s, hs, logits.detach(), y)
