@@ -15,6 +15,7 @@ LOOK = {
     "fa": ("FA", "#0072B2", "^"), "ep": ("EP", "#CC79A7", "P"), "sb": ("State Bridge", "#009E73", "D"),
     "cb": ("Credit Bridge", "#E69F00", "X"), "vec": ("Vector field", "#56B4E9", "*"), "kp": ("Kolen–Pollack", "#882255", "p"),
     "signsym": ("sign-symmetric", "#117733", "<"), "local": ("local loss", "#44AA99", ">"), "oracle": ("oracle", "#332288", "d"),
+    "frozen_dfa": ("frozen, DFA credit", "#666633", "8"),
 }  # fmt: skip
 SPARE = [("#F0E442", "h"), ("#661100", "H"), ("#AA4499", "8")]
 METADATA = {"pdf": {"CreationDate": None, "ModDate": None, "Producer": None}, "png": {"Software": None}}  # without dates

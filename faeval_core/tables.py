@@ -22,9 +22,9 @@ def pm(values, digits=3) -> str:
     return "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
-def level_mean(records, key) -> list:
-    """Mean over levels 0..L-1 of a per-level diagnostic after training, one value per seed; None where a level is undefined."""
-    found = [r.final[key][:-1] for r in records if r.final]
+def level_mean(records, key, epoch=None) -> list:
+    """Mean over levels 0..L-1 of a per-level diagnostic, one per seed, after training or `epoch`; None where one is undefined."""
+    found = [(r.final if epoch is None else r.diagnostics[str(epoch)])[key][:-1] for r in records if r.final]
     return [None if None in levels else fmean(levels) for levels in found]
 
 

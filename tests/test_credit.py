@@ -192,11 +192,13 @@ def test_credit_bridge_average_follows(batch):
         torch.testing.assert_close(changed[f"ema.{k}"], s[f"ema.{k}"] + 0.005 * (moved[k] - s[f"ema.{k}"]), rtol=1e-4, atol=1e-8)
 
 
-def test_state_bridge_on_a_linear_system_is_exact(monkeypatch):
-    """G = the linear flow to the end: credit is the costate, and the net's own loss vanishes."""
-    method, model, p, s, hs, logits, y, costate = toy("sb")
+@pytest.mark.parametrize("skip", [True, False])
+def test_state_bridge_on_a_linear_system_is_exact(monkeypatch, skip):
+    """G = the linear flow to the end, with the skip or without: credit is the costate, and the net's own loss vanishes."""
+    method, model, p, s, hs, logits, y, costate = toy("sb", skip=skip)
     unit = hs[-1].square().mean().sqrt()
-    monkeypatch.setattr(method, "net", lambda p0, hs, code: [(model.states(p, h, l)[-1] - h) / unit for l, h in enumerate(hs)])
+    flow = lambda p0, hs, code: [(model.states(p, h, l)[-1] - skip * h) / unit for l, h in enumerate(hs)]  # noqa: E731
+    monkeypatch.setattr(method, "net", flow)
     assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
 
