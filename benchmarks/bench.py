@@ -1,7 +1,7 @@
 """Speed and memory of faeval on this machine, in one run: `python benchmarks/bench.py` (`--quick` for a smoke test).
 
-Measured on two CPU cores (results.json): three DFA runs together take 2.7 s per run-epoch, the plain script takes 11.5 s; a step
-takes 1.6 times its floor.
+Measured on two CPU cores (results.json): three DFA runs together take 2.6 s per run-epoch, the plain script takes 10.8 s; a step
+takes 1.7 times its floor.
 
 What it measures: seconds per run-epoch of ensembles (rows.py) against a plain PyTorch script (plain.py: torch's default AdamW,
 one per block, at its best worker count; a row of its own says what the fused AdamW makes of it), against members trained one
