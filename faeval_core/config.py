@@ -60,8 +60,8 @@ def checked_options(owner: str, known: dict, given: dict) -> dict:
 class RunConfig:
     """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
 
-    Defaults are the study's recipe (SCIENCE section 3). `method` is a name in METHODS and `model` one in MODELS; `options` and
-    `model_options` are their own.
+    Defaults are what the study gives of its recipe, with raw credit; its published rows are those of credit_norm='sample_rms_g'
+    (notebook 11). `method` is a name in METHODS and `model` one in MODELS; `options` and `model_options` are their own.
     embedding: 'rule' (the method's own a_0), 'shared' (block 0's credit, a_1), 'init' (left at its random initialisation) or
         'exact' (BP's gradient).
     credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus

@@ -110,10 +110,10 @@ RULES = {"sb": state_bridge, "cb": credit_bridge, "vec": vector_field, "ep": equ
 
 def script(cfg, pixels):
     method, model = build(cfg, (3, 8, 8), 4)
-    (p, _), net, modules, names = initial(cfg, method), Net(192, cfg.width, cfg.depth, 4), [], {}
+    (p, _), net, names = initial(cfg, method), Net(192, cfg.width, cfg.depth, 4), {}
     net.load_state_dict({k: v for k, v in p.items() if not k.startswith("aux.")})
     trunk = slow = None
-    if method.options.keys() >= {"hidden"}:
+    if "hidden" in method.options:
         trunk, slow = (Trunk(cfg.width, cfg.options["hidden"], 4, 1 if cfg.method == "cb" else cfg.width) for _ in "ab")
         names = load(trunk, p)
         load(slow, p)
