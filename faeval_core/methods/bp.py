@@ -18,11 +18,11 @@ class BP(Method):
 
     @classmethod
     def check(cls, cfg):
-        shaped = {"rule": "inner", "credit_norm": "raw", "exploit": False}
-        for name, plain in shaped.items():
-            if getattr(cfg, name) != plain or cfg.embedding in ("exact", "shared"):
-                told = f"method {cfg.method!r} has no credit for {name} or embedding={cfg.embedding!r} to change"
-                raise ValueError(f"{told}; 'oracle' has")
+        plain = {"rule": ("inner",), "credit_norm": ("raw",), "norm_embedding": (True,), "exploit": (False,)}
+        plain["embedding"] = ("rule", "init")
+        for name, valid in plain.items():
+            if (value := getattr(cfg, name)) not in valid:
+                raise ValueError(f"method {cfg.method!r} has no credit for {name}={value!r} to change; 'oracle' has")
 
     def credit(self, p, s, hs, logits, y):
         return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]

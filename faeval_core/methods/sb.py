@@ -10,8 +10,8 @@ from .learned import TINY, Learned
 class StateBridge(Learned):
     """a_l = ∇_{h_l} CE(readout(G(h_l, t_l, s)), y); G predicts h_L, in units of the batch's RMS of h_L.
 
-    skip: G = h_l + net, where the two levels have one size, so that before any learning credit is δ_L at every level. The study's
-    students ask for False, its toy for True (benchmarks/calibration.md).
+    skip: G = h_l + net, where the two levels have one size, so that credit starts near δ_L at every level. The study's students
+    ask for False, its toy for True (benchmarks/calibration.md).
     loss: 'nmse', ‖G - h_L‖² over the batch's mean ‖h_L‖², or 'mse', the mean over features (and units of 1).
     """
 
