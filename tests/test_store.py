@@ -93,7 +93,7 @@ def test_every_field_changes_the_identity(monkeypatch):
         ({"epochs": 5, "diagnose": (6,)}, r"diagnose names epochs \[6\] outside 0..5"),
         ({"upstream": RunConfig("bp", epochs=3), "upstream_epoch": 4}, "upstream_epoch 4 is outside 1..3"),
         ({"method": "frozen", "penalty": 0.1}, "'frozen' does not train its blocks, so penalty must be 0"),
-        ({"method": "bp", "credit_norm": "sample_rms"}, "'bp' has no credit for credit_norm='sample_rms' to change; 'oracle' has"),
+        ({"method": "bp", "credit_norm": "sample_rms"}, "'bp' has no credit for credit_norm='sample_rms' to change; 'oracle'"),
         ({"method": "bp", "norm_embedding": False}, "'bp' has no credit for norm_embedding=False to change"),
         ({"method": "frozen", "embedding": "shared"}, "'frozen' has no credit for embedding='shared' to change"),
     ],
