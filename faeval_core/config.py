@@ -17,7 +17,7 @@ CHOICES = {
     "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
     "labels": ("true", "random"), "embedding": ("rule", "init", "exact", "shared"),
     "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
-    "rule": ("inner", "target", "cosine"),
+    "rule": ("inner", "target", "cosine"), "credit_level": ("output", "input"),
 }  # fmt: skip
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
 MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
@@ -66,6 +66,7 @@ class RunConfig:
         'exact' (BP's gradient).
     credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus
         1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g'). norm_embedding: the embedding's credit too.
+    credit_level: block l hears a_{l+1}, the credit of its output's level, or a_l, that of its 'input', as in the study's notes.
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
     rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.
@@ -96,6 +97,7 @@ class RunConfig:
     embedding: str = "rule"
     credit_norm: str = "raw"
     norm_embedding: bool = True
+    credit_level: str = "output"
     penalty: float = 0.0
     penalty_h0: float = 0.0
     penalty_reduction: str = "sum"

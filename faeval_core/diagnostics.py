@@ -1,8 +1,8 @@
 """Per-level measurements of one trained (or untrained) member: SCIENCE section 4.
 
 Index l = 0..L is the level of the residual stream; a_l is compared with g_l there, and trains the block below it (level
-L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own reading: the credit that trains block l,
-a_{l+1} here, against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
+L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own reading: the credit that trains block l
+against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
 """
 
 import math
@@ -113,7 +113,7 @@ def growth(h_norm):
 def alignment(method, p, s, y, hs, logits, gs):
     """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its training-time feedback."""
     a = method.credit(p, s, hs, logits, y)
-    same, block = list(zip(a, gs)), list(zip(a[1:], gs))  # `block`: a_{l+1} against g_l
+    same, block = list(zip(a, gs)), list(zip(method.heard(a), gs))  # `block`: what trains block l against g_l
     read = {"gamma": (same, cosine), "gamma_clamped": (same, cosine_clamped)}
     read |= {"gamma_block": (block, cosine), "gamma_block_clamped": (block, cosine_clamped)}
     found = {name: [gamma(method, u, g, cos) for u, g in pairs] for name, (pairs, cos) in read.items()}

@@ -21,8 +21,8 @@ COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_
 
 MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
     "credit-sign": (BASE, "loss + self.push(", "loss - self.push(", METHODS),
-    "credit-level": (BASE, "for a in credit[1:]", "for a in credit[:-1]", METHODS),
-    "no-batch-mean": (BASE, "credit[1:]]) / batch", "credit[1:]])", METHODS),
+    "credit-level": (BASE, "return credit[1:] if", "return credit[:-1] if", METHODS),
+    "no-batch-mean": (BASE, "self.heard(credit)]) / batch", "self.heard(credit)])", METHODS),
     "no-detach": (BASE, "hs.append(h.detach() if local else h)", "hs.append(h)", METHODS),
     "rms-axes": (BASE, 'if how == "batch_rms" else rms(a)', 'if how != "batch_rms" else rms(a)', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
@@ -50,7 +50,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "cosine-clamped": (DIAG, "    u, v = u.double(), v.double()\n", "    return cosine_clamped(u.double(), v.double())\n",
                        "test_diagnostics.py"),
     "pearson-centre": (DIAG, "told - told.mean(0)", "told", "test_diagnostics.py"),
-    "gamma-level": (DIAG, "zip(a[1:], gs)", "zip(a, gs)", "test_diagnostics.py"),
+    "gamma-level": (DIAG, "zip(method.heard(a), gs)", "zip(a, gs)", "test_diagnostics.py"),
     "norm-of-batch": (DIAG, "vectors(t).double().norm(dim=-1)", "vectors(t).double().norm(dim=0)", "test_diagnostics.py"),
     "nudge-sign": (DIAG, "h - eta * step", "h + eta * step", "test_diagnostics.py"),
     "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
@@ -63,7 +63,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "half-difference": ("methods/vec.py", "(1 if one else 2)", "1", "test_credit.py"),
     "ep-sign": ("methods/ep.py", "[-r / b for r", "[r / b for r", "test_credit.py"),
     "blend-weight": ("methods/learned.py", "(1 - w) * dfa", "dfa", "test_credit.py"),
-    "last-blocks": ("methods/learned.py", 'depth + 1 - o["last"]', 'depth - o["last"]', "test_credit.py"),
+    "last-blocks": ("methods/learned.py", '(cfg.credit_level == "output") - o["last"]', '0 - o["last"]', "test_credit.py"),
     "shared-eta": (BASE, 's["eta"] * normalise', "self.cfg.eta * normalise", "test_training.py"),
     "kp-unlearned": ("methods/fa.py", '(p[f"aux.{k}"] - p[f"aux.{k}"].detach())', "0", "test_credit.py"),
     "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),

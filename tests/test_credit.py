@@ -10,6 +10,7 @@ from test_methods import exact_gradient, forward, gap, gradient
 
 from faeval_core import METHODS, RunConfig, data
 from faeval_core.config import stream
+from faeval_core.diagnostics import gamma, gradients
 from faeval_core.training import Ensemble, build, initial
 
 
@@ -52,6 +53,22 @@ def test_ep_hears_one_level_per_relaxation_step(batch):
         method, model, p, s, hs, logits, _ = shallow("ep", batch, options={"steps": steps})
         reached = [a.norm() > 1e-9 for a in method.credit(p, s, hs, logits, batch[1])]
         assert reached == [False] * (4 - steps) + [True] * steps
+
+
+def test_eps_contrast_drowns_in_float32_on_a_large_stream_but_not_in_float64():
+    """The same function with a stream 1e3 times as large: its gradient is 1e3 times as small, the states' rounding as large."""
+    x, y = torch.randn(32, 3, 8, 8, generator=stream(0, "x")), torch.arange(32) % 10
+    found = {}
+    for double in (False, True):
+        cfg = RunConfig("ep", "digits", width=32, depth=3, augment=False, options={"double": double, "steps": 60})
+        method, model = build(cfg, (3, 8, 8), 10)
+        p, s = initial(cfg, method)
+        q = model.rescaled(p, 1e3)
+        hs, logits, gs = gradients(method, q, x, y)
+        credit = method.credit(q, s, hs, logits, y)
+        assert credit[0].dtype == torch.float32
+        found[double] = [gamma(method, a, g) for a, g in zip(credit, gs)]
+    assert max(found[False]) < 0.5 and min(found[True]) > 0.99
 
 
 def test_ep_holds_h0_where_told(batch):

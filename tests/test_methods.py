@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import member, scramble, tiny
 from torch.func import jacrev
 
-from faeval_core import METHODS, LocalMethod, Method, register
+from faeval_core import METHODS, LocalMethod, Method, diagnostics, register
 from faeval_core.methods.base import inner, normalise
 from faeval_core.models.resmlp import ResMLP
 from faeval_core.training import Ensemble
@@ -224,8 +224,25 @@ def test_a_shared_embedding_hears_block_zeros_credit(batch):
     a = method.credit(p, s, *forward(model, p, x), y)
     torch.testing.assert_close(found["embed.weight"], a[1].T @ x.flatten(1) / len(y))
     assert gap(found, {k: v for k, v in rule.items() if not k.startswith("embed.")}) == 0
-    with pytest.raises(ValueError, match="levels 0 and 1 of different shapes"):
-        member(tiny("dfa", model="convnet", embedding="shared"))
+
+
+@pytest.mark.parametrize("level, shift", [("output", 1), ("input", 0)])
+def test_a_block_hears_the_credit_of_its_outputs_or_its_inputs_level(batch, level, shift):
+    """d/db of mean_i <W z_i + b, a_i> is the mean of a_i; `gamma_block` is of that credit too."""
+    method, model, p, s = member(tiny("dfa", credit_level=level))
+    p, (x, y) = scramble(p), batch
+    found, (hs, logits) = gradient(method, p, s, x, y), forward(model, p, x)
+    a, gs = method.credit(p, s, hs, logits, y), [torch.randn_like(h) for h in hs]
+    for l in range(model.depth):
+        torch.testing.assert_close(found[f"blocks.{l}.fc2.bias"], a[l + shift].mean(0))
+        wanted = diagnostics.gamma(method, a[l + shift], gs[l])
+        assert diagnostics.alignment(method, p, s, y, hs, logits, gs)["gamma_block"][l] == wanted
+
+
+@pytest.mark.parametrize("change", [{"embedding": "shared"}, {"credit_level": "input"}])
+def test_credit_of_another_levels_shape_is_refused(change):
+    with pytest.raises(ValueError, match="levels of different shapes"):
+        member(tiny("dfa", model="convnet", **change))
 
 
 @pytest.mark.parametrize("name, embedding", [(m, "init") for m in METHODS] + [("frozen", "rule")])

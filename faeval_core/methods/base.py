@@ -2,7 +2,7 @@
 
 Everything here is written for one member; the engine maps it over the ensemble. h_l and a_l are (batch, *level shape), and
 credit is the list a_0..a_L, on the scale of the per-sample gradient. The level convention is that a_{l+1} trains block l,
-whose output is part of h_{l+1}, and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
+whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
 from __future__ import annotations
@@ -96,6 +96,10 @@ class Method:
         """a_0..a_L from the detached states hs and logits of one batch."""
         raise NotImplementedError
 
+    def heard(self, credit):
+        """Of credit a_0..a_L, what trains blocks 0..L-1."""
+        return credit[1:] if self.cfg.credit_level == "output" else credit[:-1]
+
     def parts(self, p, s, hs, logits, y) -> dict:
         """Other credits that the diagnostics set beside the method's own, by name."""
         return {}
@@ -133,13 +137,15 @@ class Method:
 class LocalMethod(Method):
     """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
 
-    A rule of your own is a subclass with a `credit`. embedding='shared': the embedding hears a_1, as block 0 does.
+    A rule of your own is a subclass with a `credit`. credit_level='input': block l hears a_l. embedding='shared': the embedding
+    hears a_1, as block 0 does otherwise.
     """
 
     def __init__(self, cfg, model):
         super().__init__(cfg, model)
-        if cfg.embedding == "shared" and model.levels[0] != model.levels[1]:
-            raise ValueError(f"model {cfg.model!r} has levels 0 and 1 of different shapes, so embedding='shared' cannot train it")
+        for name, value in (("embedding", "shared"), ("credit_level", "input")):
+            if getattr(cfg, name) == value and len(set(model.levels)) > 1:
+                raise ValueError(f"model {cfg.model!r} has levels of different shapes, so {name}={value!r} cannot train it")
 
     def surrogate(self, p, s, x, y):
         model, batch, changed = self.model, x.shape[0], {}
@@ -149,7 +155,7 @@ class LocalMethod(Method):
         fixed = {k: v.detach() for k, v in p.items()}
         credit = [level.detach() for level in self.credit(fixed, s, hs, logits.detach(), y)]
         how = self.cfg.credit_norm
-        scalar = loss + self.push(s, fs, [normalise(a, how) for a in credit[1:]]) / batch + self.penalties(s, h0, fs)
+        scalar = loss + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding == "exact":
             scalar = scalar + inner(h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch
         elif self.cfg.embedding != "init":

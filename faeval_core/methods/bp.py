@@ -19,7 +19,7 @@ class BP(Method):
     @classmethod
     def check(cls, cfg):
         plain = {"rule": ("inner",), "credit_norm": ("raw",), "norm_embedding": (True,), "exploit": (False,)}
-        plain["embedding"] = ("rule", "init")
+        plain |= {"embedding": ("rule", "init"), "credit_level": ("output",)}
         for name, valid in plain.items():
             if (value := getattr(cfg, name)) not in valid:
                 raise ValueError(f"method {cfg.method!r} has no credit for {name}={value!r} to change; 'oracle' has")

@@ -12,12 +12,15 @@ class EP(LocalMethod):
 
     From there the states relax by `steps` simultaneous gradient steps of size `step` on E + β·loss. The residual left at
     level l, over -β, is credit: a_l = -(h_l - (what the level below sends)) / β, which at the fixed point as β → 0 is the BP
-    gradient. symmetric: half the difference of a phase nudged by +β and one by -β. relax_h0=False holds h_0, and a_0 is 0.
+    gradient. β weighs each sample's loss: the default is a β of 1 on the mean loss of a batch of 128. The residual is a
+    difference of states that are far larger, so in float32 rounding drowns it where the stream has grown; double=True
+    relaxes in float64. symmetric: half the difference of a phase nudged by +β and one by -β. relax_h0=False holds h_0, and
+    a_0 is 0.
     """
 
     name = "ep"
     cost = 6.0
-    options = {"beta": 1.0, "steps": 10, "step": 0.5, "symmetric": False, "relax_h0": True}
+    options = {"beta": 1 / 128, "steps": 10, "step": 0.5, "symmetric": False, "relax_h0": True, "double": False}
     member_options = ("beta", "step")
 
     @classmethod
@@ -47,8 +50,10 @@ class EP(LocalMethod):
         return hs
 
     def credit(self, p, s, hs, logits, y):
-        if self.model.process_noise:  # noise is no residual of the nets, so its free phase is the forward pass without it
+        if self.cfg.options["double"]:
+            p, hs = {k: v.double() for k, v in p.items()}, [hs[0].double()]
+        if self.model.process_noise or self.cfg.options["double"]:  # else noise, or rounding, would be residual
             hs = self.model.states(p, hs[0])
         betas = (s["beta"], -s["beta"]) if self.cfg.options["symmetric"] else (s["beta"],)
         left = [[-r / b for r in self.residuals(p, self.relax(p, s, list(hs), y, b), hs[0])] for b in betas]
-        return [sum(level) / len(betas) for level in zip(*left)]
+        return [(sum(level) / len(betas)).to(logits.dtype) for level in zip(*left)]

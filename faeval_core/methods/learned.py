@@ -128,7 +128,7 @@ class Learned(DFA):
         weight = o["alpha"] if start <= epoch < stop else 0.0
         if o["decay"]:
             weight *= 1 - (epoch - start) / max(stop - 1 - start, 1)
-        first = depth + 1 - o["last"] if o["last"] else 0
+        first = depth + (cfg.credit_level == "output") - o["last"] if o["last"] else 0
         return {"blend": torch.tensor([weight if l >= first else 0.0 for l in range(depth + 1)])}
 
     def learns(self, cfg, epoch, name):
