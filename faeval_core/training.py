@@ -1,7 +1,5 @@
 """The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import sys

@@ -5,8 +5,6 @@ credit is the list a_0..a_L, on the scale of the per-sample gradient. The level 
 whose output is part of h_{l+1}, and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

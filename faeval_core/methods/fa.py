@@ -6,8 +6,6 @@ weights W: sign-symmetric (Liao et al., 2016), B = sign(W) at W's scale; Kolen-P
 the update that W gets. On models whose states are not vectors FA takes that form too, with fixed random B.
 """
 
-from __future__ import annotations
-
 import torch
 
 from .base import LocalMethod

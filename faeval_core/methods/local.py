@@ -1,7 +1,5 @@
 """Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier at every level."""
 
-from __future__ import annotations
-
 import math
 
 import torch

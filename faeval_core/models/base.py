@@ -1,7 +1,5 @@
 """What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
 
-from __future__ import annotations
-
 import math
 
 import torch

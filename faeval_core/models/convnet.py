@@ -1,7 +1,5 @@
 """ConvNet (SCIENCE section 2): three convolutions with BatchNorm, one hidden fully connected layer, no LayerNorm."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain linear layers."""
 
-from __future__ import annotations
-
 import math
 
 import torch
