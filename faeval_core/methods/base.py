@@ -119,13 +119,13 @@ class Method:
                 total = total + s[key] * sum(terms)
         return total
 
-    def tail_loss(self, p, h, y, start=0):
-        """Sum over the batch of the loss from level `start` on: its gradient is g per sample (δ)."""
-        return self.model.losses(self.model.logits(p, h, start, {}), y).sum()
+    def tail_losses(self, p, h, y, start):
+        """Loss of each sample, (batch,), with h at level `start`; the gradient of their sum is g per sample (δ)."""
+        return self.model.losses(self.model.logits(p, h, start, {}), y)
 
     def exact_credit(self, p, hs, y, level):
         """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks level..L-1."""
-        return torch.func.grad(lambda h: self.tail_loss(p, h, y, level))(hs[level])
+        return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 
 
 class LocalMethod(Method):
