@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
@@ -42,6 +41,11 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its company."""
     digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def changed(values: dict, plain: dict) -> dict:
+    """Those of `values` that differ from the `plain` ones."""
+    return {k: v for k, v in values.items() if v != plain[k]}
 
 
 def checked_options(owner: str, known: dict, given: dict) -> dict:
@@ -111,7 +115,7 @@ class RunConfig:
     upstream_epoch: int = 0
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
+        for f in fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
             least = 0 if name in ("seed", "upstream_epoch") else 1
             if name in CHOICES:
@@ -141,13 +145,13 @@ class RunConfig:
         method.check(self)
 
     def to_dict(self) -> dict:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
 
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
-        check_known("run parameter", values, {f.name for f in dataclasses.fields(cls)})
+        check_known("run parameter", values, {f.name for f in fields(cls)})
         upstream = values.get("upstream")
         return cls(**{**values, "upstream": cls.from_dict(upstream) if upstream else None})
 
@@ -155,14 +159,10 @@ class RunConfig:
     def id(self) -> str:
         """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
         method, model = METHODS[self.method], MODELS[self.model]
-        plain = {f.name: f.default for f in dataclasses.fields(self)} | {"model_options": model.options}
-        told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
-        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
+        plain = {f.name: f.default for f in fields(self)} | {"model_options": {}, "model_version": 1}
+        values = self.to_dict() | {"model_options": changed(self.model_options, model.options), "model_version": model.version}
+        told = changed(values, plain) | {"options": changed(self.options, method.options)}
         told["upstream"] = self.upstream.id if self.upstream else None
-        if "model_options" in told:
-            told["model_options"] = {k: v for k, v in self.model_options.items() if v != model.options[k]}
-        if model.version > 1:
-            told["model_version"] = model.version
         text = json.dumps([told, method.version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -174,7 +174,7 @@ class RunConfig:
         for owner, key in (("method", "options"), ("model", "model_options")):
             if changes.get(owner, getattr(self, owner)) != getattr(self, owner):
                 changes.setdefault(key, {})
-        return dataclasses.replace(self, **changes)
+        return replace(self, **changes)
 
     @property
     def signature(self) -> str:

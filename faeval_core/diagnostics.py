@@ -194,5 +194,4 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
         "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
     }  # fmt: skip
     lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
-    out["undefined"] = {k: reasons[k] for k in lacking}
-    return out
+    return out | {"undefined": {k: reasons[k] for k in lacking}}

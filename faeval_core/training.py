@@ -188,13 +188,9 @@ class Ensemble:
 
     @torch.no_grad()
     def accuracy(self, m):
-        p, _ = self.member(m)
-        x, y = self.pixels.test
-        hits = 0
-        for i in range(0, len(y), EVAL_CHUNK):
-            logits = self.model.logits(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))
-            hits += (logits.argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
-        return hits / len(y)
+        (p, _), (x, y) = self.member(m), self.pixels.test
+        found = [self.model.logits(p, self.model.embed(p, part)).argmax(-1) for part in x.split(EVAL_CHUNK)]
+        return (torch.cat(found) == y).sum().item() / len(y)
 
     def _begin_epoch(self):
         """State, learning rate and random streams that depend on the epoch."""
