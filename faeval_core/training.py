@@ -224,8 +224,7 @@ class Ensemble:
         return self.pixels.subset(split, size)
 
     def norms(self, m):
-        p, _ = self.member(m)
-        return diagnostics.norms(self.method, p, *self.probe("test"))
+        return diagnostics.norms(self.method, self.member(m)[0], *self.probe("test"))
 
     def diagnose(self, m):
         cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
