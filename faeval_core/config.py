@@ -18,6 +18,7 @@ CHOICES = {
     "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
     "rule": ("inner", "target", "cosine"),
 }  # fmt: skip
+LIKE = {bool: "True or False", int: "a whole number of at least {}", float: "a finite number of at least {}"}
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
 MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
 
@@ -48,16 +49,21 @@ def changed(values: dict, plain: dict) -> dict:
     return {k: v for k, v in values.items() if v != plain[k]}
 
 
+def checked(name: str, value, default, least=0):
+    """`value` in the type of `default`, where an int will do for a float; ValueError for another, or a number below `least`."""
+    kind = type(default)
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind or (kind in (int, float) and not least <= value < float("inf")):
+        like = LIKE[kind].format(least) if kind in LIKE else f"like {default!r}"
+        raise ValueError(f"{name} must be {like}, not {value!r}")
+    return value
+
+
 def checked_options(owner: str, known: dict, given: dict) -> dict:
     """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
     check_known(f"option of {owner}", given, known)
-    given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in given.items()}
-    for name, value in given.items():
-        if type(value) is not type(known[name]):
-            raise ValueError(f"option {name} of {owner} is like {known[name]!r}, not {value!r}")
-        if type(value) in (int, float) and not min(0, known[name]) <= value < float("inf"):
-            raise ValueError(f"option {name} of {owner} must be finite and at least {min(0, known[name])}, not {value!r}")
-    return {**known, **given}
+    least = {k: min(0, v) if type(v) in (int, float) else 0 for k, v in known.items()}  # a default of -1 stands for never
+    return known | {k: checked(f"option {k} of {owner}", v, known[k], least[k]) for k, v in given.items()}
 
 
 @dataclass(frozen=True)
@@ -117,17 +123,11 @@ class RunConfig:
     def __post_init__(self):
         for f in fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
-            least = 0 if name in ("seed", "upstream_epoch") else 1
             if name in CHOICES:
                 check_known(name, [value], CHOICES[name])
-            if kind is bool and type(value) is not bool:
-                raise ValueError(f"{name} must be True or False, not {value!r}")
-            if kind is int and (type(value) is not int or value < least):
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-            if kind is float:
-                if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                    raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
-                object.__setattr__(self, name, float(value))
+            elif kind in LIKE:
+                least = 1 if kind is int and name not in ("seed", "upstream_epoch") else 0
+                object.__setattr__(self, name, checked(name, value, f.default, least))
         method, model = METHODS[self.method], MODELS[self.model]
         for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
             options = checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key))
