@@ -52,8 +52,8 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     assigned = {"action": "append", "type": assignment, "metavar": "NAME=VALUE"}
 
-    def command(name, text, do, to=commands):
-        p = to.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    def command(name, text, do):
+        p = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS, allow_abbrev=False)
         p.set_defaults(do=do)
         if do in (run, status, audit):
             p.add_argument("--results", default="results", help="folder of the records (default results)")
@@ -95,9 +95,8 @@ def parser() -> Parser:
         p.add_argument(flag(name), type=type(default), help=f"default {default}")
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
-    p = command("data", "register images of your own", None)
-    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
-    p = command("register", "decode train/<class>/* and test/<class>/* of a folder or tar archive", register, actions)
+    p = command("data", "register images of your own: train/<class>/* and test/<class>/* of a folder or tar archive", register)
+    p.add_argument("action", choices=["register"], metavar="ACTION", help="register: decode the images once and keep them")
     p.add_argument("name")
     p.add_argument("path")
     for name in ("mean", "std"):

@@ -88,8 +88,7 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     name = register(method).name if isinstance(method, type) else method
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
-    for other in ("bp", "dfa", "frozen"):
-        changes = {"penalty": 0.0} if other == "frozen" else {}
+    for other, changes in (("bp", {}), ("dfa", {}), ("frozen", {"penalty": 0.0})):
         arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
     done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
     if html:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
@@ -19,6 +18,7 @@ CHOICES = {
     "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
     "rule": ("inner", "target", "cosine"), "credit_level": ("output", "input"),
 }  # fmt: skip
+LIKE = {bool: "True or False", int: "a whole number of at least {}", float: "a finite number of at least {}"}
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
 MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
 
@@ -44,16 +44,26 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def changed(values: dict, plain: dict) -> dict:
+    """Those of `values` that differ from the `plain` ones."""
+    return {k: v for k, v in values.items() if v != plain[k]}
+
+
+def checked(name: str, value, default, least=0):
+    """`value` in the type of `default`, where an int will do for a float; ValueError for another, or a number below `least`."""
+    kind = type(default)
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind or (kind in (int, float) and not least <= value < float("inf")):
+        like = LIKE[kind].format(least) if kind in LIKE else f"like {default!r}"
+        raise ValueError(f"{name} must be {like}, not {value!r}")
+    return value
+
+
 def checked_options(owner: str, known: dict, given: dict) -> dict:
     """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
     check_known(f"option of {owner}", given, known)
-    given = {k: float(v) if type(v) is int and type(known[k]) is float else v for k, v in given.items()}
-    for name, value in given.items():
-        if type(value) is not type(known[name]):
-            raise ValueError(f"option {name} of {owner} is like {known[name]!r}, not {value!r}")
-        if type(value) in (int, float) and not min(0, known[name]) <= value < float("inf"):
-            raise ValueError(f"option {name} of {owner} must be finite and at least {min(0, known[name])}, not {value!r}")
-    return {**known, **given}
+    least = {k: min(0, v) if type(v) in (int, float) else 0 for k, v in known.items()}  # a default of -1 stands for never
+    return known | {k: checked(f"option {k} of {owner}", v, known[k], least[k]) for k, v in given.items()}
 
 
 @dataclass(frozen=True)
@@ -113,19 +123,13 @@ class RunConfig:
     upstream_epoch: int = 0
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
+        for f in fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
-            least = 0 if name in ("seed", "upstream_epoch") else 1
             if name in CHOICES:
                 check_known(name, [value], CHOICES[name])
-            if kind is bool and type(value) is not bool:
-                raise ValueError(f"{name} must be True or False, not {value!r}")
-            if kind is int and (type(value) is not int or value < least):
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-            if kind is float:
-                if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                    raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}")
-                object.__setattr__(self, name, float(value))
+            elif kind in LIKE:
+                least = 1 if kind is int and name not in ("seed", "upstream_epoch") else 0
+                object.__setattr__(self, name, checked(name, value, f.default, least))
         method, model = METHODS[self.method], MODELS[self.model]
         for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
             options = checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key))
@@ -143,13 +147,13 @@ class RunConfig:
         method.check(self)
 
     def to_dict(self) -> dict:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
 
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
-        check_known("run parameter", values, {f.name for f in dataclasses.fields(cls)})
+        check_known("run parameter", values, {f.name for f in fields(cls)})
         upstream = values.get("upstream")
         return cls(**{**values, "upstream": cls.from_dict(upstream) if upstream else None})
 
@@ -157,14 +161,10 @@ class RunConfig:
     def id(self) -> str:
         """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
         method, model = METHODS[self.method], MODELS[self.model]
-        plain = {f.name: f.default for f in dataclasses.fields(self)} | {"model_options": model.options}
-        told = {k: v for k, v in self.to_dict().items() if v != plain[k]}
-        told["options"] = {k: v for k, v in self.options.items() if v != method.options[k]}
+        plain = {f.name: f.default for f in fields(self)} | {"model_options": {}, "model_version": 1}
+        values = self.to_dict() | {"model_options": changed(self.model_options, model.options), "model_version": model.version}
+        told = changed(values, plain) | {"options": changed(self.options, method.options)}
         told["upstream"] = self.upstream.id if self.upstream else None
-        if "model_options" in told:
-            told["model_options"] = {k: v for k, v in self.model_options.items() if v != model.options[k]}
-        if model.version > 1:
-            told["model_version"] = model.version
         text = json.dumps([told, method.version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -176,7 +176,7 @@ class RunConfig:
         for owner, key in (("method", "options"), ("model", "model_options")):
             if changes.get(owner, getattr(self, owner)) != getattr(self, owner):
                 changes.setdefault(key, {})
-        return dataclasses.replace(self, **changes)
+        return replace(self, **changes)
 
     @property
     def signature(self) -> str:

@@ -52,10 +52,6 @@ def gradients(method, p, x, y):
     return [h.detach() for h in hs], logits.detach(), gs
 
 
-def sample_losses(method, p, h, y, start):
-    return method.model.losses(method.model.logits(p, h, start, {}), y)
-
-
 def rho(method, p64, hs, credits, y, generator) -> list[list]:
     """For each of `credits`, per level: mean over the batch of each sample's Pearson correlation, over 32 random unit directions
     v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
@@ -63,8 +59,8 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
     for l, h in enumerate(hs):
         v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
         v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
-        base = sample_losses(method, p64, h, y, l)
-        true = torch.stack([sample_losses(method, p64, h + EPS_RHO * u, y, l) - base for u in v])
+        base = method.tail_losses(p64, h, y, l)
+        true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])
         for credit, found in zip(credits, out):
             told = EPS_RHO * (v * credit[l]).flatten(2).sum(-1)
             found.append(defined_mean(cosine((true - true.mean(0)).T, (told - told.mean(0)).T)))
@@ -76,9 +72,9 @@ def nudges(method, p64, hs, credit, y):
     eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
     normed, raw = [], []
     for l, (h, a) in enumerate(zip(hs, credit)):
-        base = sample_losses(method, p64, h, y, l)
+        base = method.tail_losses(p64, h, y, l)
         for step, out in ((a / rms(a).clamp_min(1e-300), normed), (a, raw)):
-            out.append((sample_losses(method, p64, h - eta * step, y, l) - base).mean().item())
+            out.append((method.tail_losses(p64, h - eta * step, y, l) - base).mean().item())
     return normed, raw
 
 
@@ -198,5 +194,4 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
         "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
     }  # fmt: skip
     lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
-    out["undefined"] = {k: reasons[k] for k in lacking}
-    return out
+    return out | {"undefined": {k: reasons[k] for k in lacking}}

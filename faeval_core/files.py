@@ -12,20 +12,16 @@ UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)  # what
 
 
 def publish(path: Path, content: bytes | str) -> Path:
-    """Write `content` to `path` by way of a temporary neighbour, flushed to disk before the rename."""
+    """Write `content` to `path` by way of a temporary folder beside it, flushed to disk before the rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder, path.name)
+        with open(temporary, "wb") as f:
             f.write(content.encode() if isinstance(content, str) else content)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -110,59 +110,53 @@ def plan(configs, store, most) -> list[list[RunConfig]]:
 
 
 def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
-    """Train one ensemble to its end (or to epoch `stop`, for snapshots alone) and store what it gives.
+    """Train one ensemble and store what it gives: records, and the weights after each of the epochs `wanted` and the last.
 
-    wanted: epochs whose weights are kept as snapshots, beside the last one's.
+    stop: the epoch after which to end, for weights alone.
     """
+    size, epochs = len(configs), configs[0].epochs
+    wanted = {*wanted, epochs}
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs])
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
-    epochs = {meta["epoch"] for _, meta in filter(None, kept)}
+    begun = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
-    if all(kept) and len(epochs) == 1 and max(epochs) < min(wanted, default=float("inf")):
+    if all(kept) and len(begun) == 1 and max(begun) < min(wanted):
         for m, (tensors, meta) in enumerate(kept):
             ensemble.restore(m, tensors, meta["epoch"])
             members[m] = meta["progress"]
-    total, began = (stop or configs[0].epochs) * len(configs), ensemble.epoch * len(configs)
     how = {"unit": " run-epoch", "leave": False, "disable": not progress, "mininterval": 1 if sys.stderr.isatty() else 30}
-    bar = tqdm(total=total, initial=began, desc=f"{configs[0].method} ×{len(configs)}", **how)
-    device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
-    saved = time.monotonic()
+    label, last, saved = f"{configs[0].method} ×{size}", stop or epochs, time.monotonic()
 
-    def snapshot(c, tensors, epoch):
-        weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
-        store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})
+    def put(c, result):
+        device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
+        provenance = {
+            "package": __version__, "method_version": METHODS[c.method].version,
+            "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
+            "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": size,
+            "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        }  # fmt: skip
+        store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))
+        store.checkpoint_path(c).unlink(missing_ok=True)
 
-    def on_member(c, tensors, result):
-        if tensors is not None:
-            snapshot(c, tensors, c.epochs)
-        if stop is None:
-            science = {k: rounded(result.get(k)) for k in SCIENCE}
-            provenance = {
-                "package": __version__, "method_version": METHODS[c.method].version,
-                "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
-                "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": len(configs),
-                "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
-            }  # fmt: skip
-            store.put(RunRecord(c, **science, provenance=provenance))
-            store.checkpoint_path(c).unlink(missing_ok=True)
-
-    def on_checkpoint(ensemble, members):
-        nonlocal saved
-        epoch = ensemble.epoch
-        bar.update(epoch * len(configs) - bar.n)
-        due = time.monotonic() - saved > CHECKPOINT_SECONDS and epoch < configs[0].epochs and stop is None
-        for m, c in enumerate(ensemble.configs):
-            tensors = ensemble.export(m) if due or epoch in wanted else {}
-            if due:
-                store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": epoch, "progress": rounded(members[m])})
-            if epoch in wanted:
-                snapshot(c, tensors, epoch)
-        saved = time.monotonic() if due else saved
-
-    with bar:
-        train(ensemble, members, on_member=on_member, on_checkpoint=on_checkpoint, stop=stop)
+    with tqdm(total=last * size, initial=ensemble.epoch * size, desc=label, **how) as bar:
+        for diverged in train(ensemble, members, last):
+            epoch = ensemble.epoch
+            bar.update(epoch * size - bar.n)
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS and epoch < epochs and stop is None
+            for c, result in diverged if stop is None else ():
+                put(c, result)
+            for m, (c, result) in enumerate(zip(ensemble.configs, members)):
+                tensors = ensemble.export(m) if due or epoch in wanted else {}
+                if due:
+                    store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": epoch, "progress": rounded(result)})
+                if epoch in wanted:
+                    weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
+                    store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})
+                if epoch == epochs and stop is None:
+                    put(c, result | {"status": "complete"})
+            saved = time.monotonic() if due else saved
 
 
 # -- what a run costs ---------------------------------------------------------------------------------------------------

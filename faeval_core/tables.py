@@ -69,17 +69,17 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
     digits: of the cosines.
     """
-    shown = [
-        {
+
+    def shown(r):
+        return {
             "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
             "deep cos (published)": pm(r["deep_cos_published"], digits),
             "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
             "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": pm(r["growth"], 1),
             "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
-        }
-        for r in rows
-    ]  # fmt: skip
-    return pd.DataFrame(shown).set_index("method")
+        }  # fmt: skip
+
+    return pd.DataFrame(map(shown, rows)).set_index("method")
 
 
 # -- beside the reference -----------------------------------------------------------------------------------------------

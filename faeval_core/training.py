@@ -1,7 +1,5 @@
 """The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import sys
@@ -73,6 +71,10 @@ class Ensemble:
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
         self.labels = torch.stack([self._labels(c) for c in self.configs]).to(self.device)
+        self.trained = [k for k in self.params if self.method.trains(k)]
+        kept = MOMENTS[self.configs[0].optimizer]
+        self.moments = {name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept}
+        self.steps = torch.zeros(len(members), len(self.trained), device=self.device)  # updates that each leaf has had
         self.epoch = 0
         self._bind()
         self._begin_epoch()
@@ -89,13 +91,10 @@ class Ensemble:
         return torch.randint(0, len(self.pixels.data.classes), (len(y),), generator=stream(cfg.seed, "labels"))
 
     def _bind(self):
-        """Leaves of each member, and the optimiser's state beside them, from the stacked tensors."""
-        self.trained, members = [k for k in self.params if self.method.trains(k)], range(len(self.configs))
+        """Leaves of each member, and what of it is not trained, from the stacked tensors."""
+        members = range(len(self.configs))
         self.leaves = [{k: self.params[k][m].detach().requires_grad_() for k in self.trained} for m in members]
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
-        kept = MOMENTS[self.configs[0].optimizer]
-        self.moments = {name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept}
-        self.steps = torch.zeros(len(members), len(self.trained), device=self.device)  # updates that each leaf has had
 
     def member(self, m):
         """(params, state) of member m as views, detached."""
@@ -189,13 +188,9 @@ class Ensemble:
 
     @torch.no_grad()
     def accuracy(self, m):
-        p, _ = self.member(m)
-        x, y = self.pixels.test
-        hits = 0
-        for i in range(0, len(y), EVAL_CHUNK):
-            logits = self.model.logits(p, self.model.embed(p, x[i : i + EVAL_CHUNK]))
-            hits += (logits.argmax(-1) == y[i : i + EVAL_CHUNK]).sum().item()
-        return hits / len(y)
+        (p, _), (x, y) = self.member(m), self.pixels.test
+        found = [self.model.logits(p, self.model.embed(p, part)).argmax(-1) for part in x.split(EVAL_CHUNK)]
+        return (torch.cat(found) == y).sum().item() / len(y)
 
     def _begin_epoch(self):
         """State, learning rate and random streams that depend on the epoch."""
@@ -229,64 +224,57 @@ class Ensemble:
         return self.pixels.subset(split, size)
 
     def norms(self, m):
-        p, _ = self.member(m)
-        return diagnostics.norms(self.method, p, *self.probe("test"))
+        return diagnostics.norms(self.method, self.member(m)[0], *self.probe("test"))
 
     def diagnose(self, m):
         cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
         fits, self.method.fits = self.method.fits, False  # none of this is about how an auxiliary net learns
-        seen, other = (
-            s | noise(self.method, cfg, len(y), self._generator(cfg, f"noise.{name}"))
-            for name, (_, y) in (("test", test), ("train", train))
-        )
-        found = diagnostics.diagnose(self.method, p, seen, test, train, stream(cfg.seed, "rho", self.epoch))
-        found |= diagnostics.update_alignment(self.method, p, other, self._last_step(m), *train)
+
+        def seen(name, batch):
+            """The state, with noise that this measurement alone sees."""
+            return s | noise(self.method, cfg, batch, self._generator(cfg, f"noise.{name}"))
+
+        generator = stream(cfg.seed, "rho", self.epoch)
+        found = diagnostics.diagnose(self.method, p, seen("test", len(test[1])), test, train, generator)
+        found |= diagnostics.update_alignment(self.method, p, seen("train", len(train[1])), self._last_step(m), *train)
         if cfg.exploit and self.epoch == cfg.epochs:
-            steady = s | noise(self.method, cfg, diagnostics.BATCH, self._generator(cfg, "noise.exploit"))
-            found["exploit"] = exploit(self.method, p, steady, train, test)
+            found["exploit"] = exploit(self.method, p, seen("exploit", diagnostics.BATCH), train, test)
         self.method.fits = fits
         return found
 
     def _last_step(self, m):
         """Direction of the optimiser's descent from its running state, per trained parameter; {} before the first step."""
-        kept = [{k: v[m] for k, v in moment.items()} for moment in self.moments.values()]
         moved = [k for i, k in enumerate(self.trained) if self.steps[m, i] > 0]
-        if self.configs[m].optimizer == "adamw":
-            return {k: kept[0][k] / (kept[1][k].sqrt() + EPS_ADAM) for k in moved}
-        return {k: kept[0][k] for k in moved}
+        first, *second = ({k: moment[k][m] for k in moved} for moment in self.moments.values())
+        return {k: first[k] / (second[0][k].sqrt() + EPS_ADAM) for k in moved} if second else first
 
     # -- leaving and coming back ----------------------------------------------------------------------------------------
 
-    def export(self, m) -> dict[str, torch.Tensor]:
-        """All tensors that continue member m exactly: param/, state/ and opt/<name>/<key>."""
+    def views(self, m) -> dict[str, torch.Tensor]:
+        """All tensors that continue member m exactly: param/, state/ and opt/<key>/<name>."""
         p, s = self.member(m)
         out = {f"param/{k}": v for k, v in p.items()} | {f"state/{k}": v for k, v in s.items()}
         out |= {f"opt/{k}/{name}": v[m] for name, moment in self.moments.items() for k, v in moment.items()}
-        out |= {f"opt/{k}/step": self.steps[m, i] for i, k in enumerate(self.trained)}
-        return {k: v.detach().cpu().contiguous().clone() for k, v in out.items()}
+        return out | {f"opt/{k}/step": self.steps[m, i] for i, k in enumerate(self.trained)}
+
+    def export(self, m) -> dict[str, torch.Tensor]:
+        """A copy of `views` on the CPU."""
+        return {k: v.detach().cpu().contiguous().clone() for k, v in self.views(m).items()}
 
     def restore(self, m, tensors, epoch):
         """Undo `export` for member m and set the epoch, which all members of an ensemble share."""
-        p, s = self.member(m)
+        views = self.views(m)
         for name, value in tensors.items():
-            kind, key = name.split("/", 1)
-            if kind == "opt":
-                key, moment = key.rsplit("/", 1)
-                (self.steps[m, self.trained.index(key)] if moment == "step" else self.moments[moment][key][m]).copy_(value)
-            else:
-                (p if kind == "param" else s)[key].copy_(value)
+            views[name].copy_(value)
         self.epoch = epoch
 
     def keep(self, members):
         """Drop all other members (they have diverged or are finished) and go on."""
-        saved = [self.export(m) for m in members]
         self.configs = [self.configs[m] for m in members]
-        self.params = {k: v[members].clone() for k, v in self.params.items()}
-        self.state = {k: v[members].clone() for k, v in self.state.items()}
-        self.labels = self.labels[members]
+        for part in (self.params, self.state, *self.moments.values()):
+            part.update({k: v[members] for k, v in part.items()})
+        self.labels, self.steps = self.labels[members], self.steps[members]
         self._bind()
-        for m, tensors in enumerate(saved):
-            self.restore(m, tensors, self.epoch)
 
 
 def first_fault(ensemble, m, losses, norms):
@@ -295,43 +283,34 @@ def first_fault(ensemble, m, losses, norms):
     bad = (~losses[:, m].isfinite()).nonzero()
     if len(bad):
         return {"step": (ensemble.epoch - 1) * steps + bad[0].item(), "quantity": "train_loss"}
-    for k, v in ensemble.member(m)[0].items():
-        if not v.isfinite().all():
-            return {"step": ensemble.epoch * steps - 1, "quantity": k}
+    found = list(ensemble.member(m)[0].items())
     for moment in ensemble.moments.values():  # Adam's squares overflow first, and then hold their weights still
-        for k, v in moment.items():
-            if not v[m].isfinite().all():
-                return {"step": ensemble.epoch * steps - 1, "quantity": f"optimizer state of {k}"}
-    for k in ("h_norm", "g_norm"):
-        if not all(map(math.isfinite, norms[k])):
-            return {"step": ensemble.epoch * steps - 1, "quantity": k}
-    return None
+        found += [(f"optimizer state of {k}", v[m]) for k, v in moment.items()]
+    found += [(k, torch.tensor(norms[k], dtype=torch.float64)) for k in ("h_norm", "g_norm")]
+    wrong = [k for k, v in found if not v.isfinite().all()]
+    return {"step": ensemble.epoch * steps - 1, "quantity": wrong[0]} if wrong else None
 
 
 CURVES = ("train_loss", "test_acc", "h_norm", "g_norm", "growth")
 
 
-def train(ensemble: Ensemble, progress, *, on_member, on_checkpoint=None, stop=None):
-    """Train to the last epoch (or `stop`), calling back as members finish.
+def train(ensemble: Ensemble, progress, last):
+    """Train to epoch `last`, yielding after each epoch the (config, result) of every member that diverged in it.
 
-    progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when already begun.
-    on_member(config, tensors, result) is called once per member, with result["status"] 'complete' or 'diverged'.
-    on_checkpoint(ensemble, progress) is called after every epoch that leaves more to do.
+    progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when already begun. A diverged
+    member leaves it and the ensemble; its result is that with "status" and "fault".
     """
     cfg = ensemble.configs[0]
-    last = stop or cfg.epochs
     if ensemble.epoch == 0 and 0 in cfg.diagnose:
         for m, result in enumerate(progress):
             result["diagnostics"]["0"] = ensemble.diagnose(m)
     while ensemble.epoch < last and ensemble.configs:
-        started = time.perf_counter()
-        losses = ensemble.run_epoch()
-        alive = []
+        started, members = time.perf_counter(), len(ensemble.configs)
+        losses, alive, diverged = ensemble.run_epoch(), [], []
         for m, result in enumerate(progress):
             norms = ensemble.norms(m)
-            fault = first_fault(ensemble, m, losses, norms)
-            if fault:
-                on_member(ensemble.configs[m], None, {**result, "status": "diverged", "fault": fault})
+            if fault := first_fault(ensemble, m, losses, norms):
+                diverged.append((ensemble.configs[m], {**result, "status": "diverged", "fault": fault}))
                 continue
             alive.append(m)
             # contiguous: the sum of a strided column depends, in its last digit, on how many members there are
@@ -340,19 +319,12 @@ def train(ensemble: Ensemble, progress, *, on_member, on_checkpoint=None, stop=N
                 result["curves"][k].append(row[k])
             if ensemble.epoch in (*cfg.diagnose, cfg.epochs):
                 result["diagnostics"][str(ensemble.epoch)] = ensemble.diagnose(m)
-        members = len(ensemble.configs)
-        if len(alive) < members:
+        if diverged:
             progress[:] = [progress[m] for m in alive]
-            if not alive:
-                return
             ensemble.keep(alive)
         for result in progress:
             result["seconds"] += (time.perf_counter() - started) / members
-        if on_checkpoint and ensemble.configs:
-            on_checkpoint(ensemble, progress)
-    if ensemble.epoch == cfg.epochs:
-        for m, result in enumerate(progress):
-            on_member(ensemble.configs[m], ensemble.export(m), {**result, "status": "complete"})
+        yield diverged
 
 
 def fresh_progress():

@@ -10,9 +10,7 @@ from .local import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField
 
-ALL = (
-    BP, Frozen, DFA, FrozenDFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle,
-)  # fmt: skip
+ALL = (BP, Frozen, DFA, FrozenDFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle)
 METHODS = {m.name: m for m in ALL}
 
 

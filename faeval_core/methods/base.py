@@ -5,8 +5,6 @@ credit is the list a_0..a_L, on the scale of the per-sample gradient. The level 
 whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 
@@ -125,13 +123,13 @@ class Method:
                 total = total + s[key] * sum(terms)
         return total
 
-    def tail_loss(self, p, h, y, start=0):
-        """Sum over the batch of the loss from level `start` on: its gradient is g per sample (δ)."""
-        return self.model.losses(self.model.logits(p, h, start, {}), y).sum()
+    def tail_losses(self, p, h, y, start):
+        """Loss of each sample, (batch,), with h at level `start`; the gradient of their sum is g per sample (δ)."""
+        return self.model.losses(self.model.logits(p, h, start, {}), y)
 
     def exact_credit(self, p, hs, y, level):
         """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks level..L-1."""
-        return torch.func.grad(lambda h: self.tail_loss(p, h, y, level))(hs[level])
+        return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 
 
 class LocalMethod(Method):

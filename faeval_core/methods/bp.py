@@ -1,7 +1,5 @@
 """Back-propagation, and the frozen baseline: BP that leaves the blocks at their initialisation."""
 
-from __future__ import annotations
-
 from .base import Method
 
 

@@ -1,7 +1,5 @@
 """Direct feedback alignment (Nøkland, 2016): every level hears the output error through a fixed random matrix."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ weights W: sign-symmetric (Liao et al., 2016), B = sign(W) at W's scale; Kolen-P
 the update that W gets. On models whose states are not vectors FA takes that form too, with fixed random B.
 """
 
-from __future__ import annotations
-
 import torch
 
 from .base import LocalMethod
@@ -17,20 +15,24 @@ class Structured(LocalMethod):
     """a_L = δ_L exactly, then a_l = a_{l+1} through block l backwards with feedback B(W) in place of each weight W."""
 
     def feedback(self, p, s) -> dict:
-        """`name.feedback` -> matrix, for every weight of a product inside a block."""
-        raise NotImplementedError
+        """`name.feedback` -> matrix; a weight of a product inside a block that has none carries errors back itself."""
+        return {}
 
     def weights(self, p):
         """Names of the weights that errors would travel back through, without '.weight'."""
         return [k.removesuffix(".weight") for k in p if k.startswith("blocks.") and k.endswith(".weight") and p[k].ndim > 1]
 
     def credit(self, p, s, hs, logits, y):
-        model, p = self.model, p | self.feedback(p, s)
-        a = [self.exact_credit(p, hs, y, model.depth)]  # through the readout only
-        for l in reversed(range(model.depth)):
-            _, back = torch.func.vjp(lambda h, l=l: model.add(h, model.block(p, l, h, {})), hs[l])
-            a.append(back(a[-1])[0])
+        p = p | self.feedback(p, s)
+        a = [self.exact_credit(p, hs, y, self.model.depth)]  # through the readout only
+        for l in reversed(range(self.model.depth)):
+            a.append(self.back(p, s, l, hs[l], a[-1]))
         return a[::-1]
+
+    def back(self, p, s, l, h, a):
+        """a_l from a_{l+1}, given h_l."""
+        _, back = torch.func.vjp(lambda h: self.model.add(h, self.model.block(p, l, h, {})), h)
+        return back(a)[0]
 
 
 class FA(Structured):
@@ -57,13 +59,8 @@ class FA(Structured):
     def feedback(self, p, s):
         return {k: v for k, v in s.items() if k.endswith(".feedback")}
 
-    def credit(self, p, s, hs, logits, y):
-        if not self.dense():
-            return super().credit(p, s, hs, logits, y)
-        a = [self.exact_credit(p, hs, y, self.model.depth)]
-        for l in reversed(range(self.model.depth)):
-            a.append(a[-1] @ s["feedback"][l])
-        return a[::-1]
+    def back(self, p, s, l, h, a):
+        return a @ s["feedback"][l] if self.dense() else super().back(p, s, l, h, a)
 
 
 class Oracle(Structured):
@@ -71,9 +68,6 @@ class Oracle(Structured):
 
     name = "oracle"
     cost = 1.5
-
-    def feedback(self, p, s):
-        return {}
 
 
 class SignSymmetric(Structured):

@@ -1,7 +1,5 @@
 """Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier at every level."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -24,11 +22,9 @@ class LocalLoss(LocalMethod):
         return new.p
 
     def local_losses(self, p, hs, y):
-        total = 0.0
-        for l, h in enumerate(hs):
-            z = F.layer_norm(h.flatten(1), (h[0].numel(),))
-            total = total + self.model.losses(F.linear(z, p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"]), y).sum()
-        return total
+        zs = [F.layer_norm(h.flatten(1), (h[0].numel(),)) for h in hs]
+        heads = [F.linear(z, p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"]) for l, z in enumerate(zs)]
+        return sum(self.model.losses(logits, y).sum() for logits in heads)
 
     def credit(self, p, s, hs, logits, y):
         return torch.func.grad(lambda hs: self.local_losses(p, hs, y))(list(hs))

@@ -1,7 +1,5 @@
 """What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -19,6 +17,7 @@ class Model:
     version = 1  # raised when the model's meaning changes
     options: dict = {}  # model option -> default
     embedded = True  # False: h_0 is the input itself, and width must be its size
+    terminal_ln = residual = True  # whether it has a LayerNorm before the head, and adds h_l to f_l
     controls = False  # whether terminal_ln=False and residual=False are available
     probe = 1024  # images of the fixed diagnostic batch, cut to what the dataset has
     process_noise = 0.0  # standard deviation of noise added to every state while training
@@ -26,7 +25,7 @@ class Model:
     def __init__(self, cfg, image_shape, classes):
         self.cfg, self.features, self.classes = cfg, math.prod(image_shape), classes
         self.width, self.depth = cfg.width, cfg.depth
-        self.terminal_ln, self.residual = cfg.terminal_ln, cfg.residual
+        self.terminal_ln, self.residual = self.terminal_ln and cfg.terminal_ln, self.residual and cfg.residual
         self.levels = [(self.width,)] * (self.depth + 1)
         if not (self.embedded or self.features == self.width):
             raise ValueError(f"model {cfg.model!r} needs width = the inputs' {self.features} features, not {self.width}")

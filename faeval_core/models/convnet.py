@@ -1,7 +1,5 @@
 """ConvNet (SCIENCE section 2): three convolutions with BatchNorm, one hidden fully connected layer, no LayerNorm."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +18,7 @@ class ConvNet(Model):
     """
 
     options = {"channels": 32}
+    terminal_ln = residual = False
     probe = 256
 
     def __init__(self, cfg, image_shape, classes):
@@ -28,7 +27,6 @@ class ConvNet(Model):
         if height < 8 or width < 8:
             raise ValueError(f"model 'convnet' pools three times and needs images of at least 8×8, not {height}×{width}")
         self.levels = [(k * c, height // (2 * k), width // (2 * k)) for k in (1, 2, 4)] + [(self.width,)]
-        self.terminal_ln = self.residual = False
 
     @classmethod
     def check(cls, cfg):

@@ -1,7 +1,5 @@
 """ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain linear layers."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -54,9 +52,8 @@ class ResMLP(Model):
 class StudentNet(ResMLP):
     """ResMLP without embedding and terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); so are its teachers."""
 
-    embedded = False
+    embedded = terminal_ln = controls = False
     options = {"alpha": 1.0}
-    controls = False
 
     @classmethod
     def check(cls, cfg):
@@ -64,12 +61,9 @@ class StudentNet(ResMLP):
         if cfg.model_options["alpha"] > 1:
             raise ValueError(f"model option alpha must lie in [0, 1], not {cfg.model_options['alpha']}")
 
-    def __init__(self, cfg, image_shape, classes):
-        super().__init__(cfg, image_shape, classes)
-        self.terminal_ln, self.alpha = False, cfg.model_options["alpha"]
-
     def activation(self, z):
-        return (1 - self.alpha) * z + self.alpha * torch.tanh(z)
+        alpha = self.cfg.model_options["alpha"]
+        return (1 - alpha) * z + alpha * torch.tanh(z)
 
 
 class ToyLQ(ResMLP):
@@ -79,13 +73,9 @@ class ToyLQ(ResMLP):
     fitted to its states (train_net=False).
     """
 
-    embedded = controls = False
+    embedded = terminal_ln = controls = False
     options = {"mixing": 0.14}
     process_noise = 0.03
-
-    def __init__(self, cfg, image_shape, classes):
-        super().__init__(cfg, image_shape, classes)
-        self.terminal_ln = False
 
     def init(self, generator):
         new, d = Init(generator), self.width

@@ -1,7 +1,5 @@
 """ViT-Mini (SCIENCE section 2): a small vision transformer with a cls token and a terminal LayerNorm."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 
