@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from . import figures, protocol, stats, study, tables
 from .config import RunConfig
 from .files import publish
-from .methods import register
+from .methods import METHODS, register
 
 CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
@@ -82,13 +82,15 @@ class Audit:
 def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings):
     """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks: the Audit, by both protocols.
 
-    settings: any other field of RunConfig; by default the embedded digits are not augmented. html: where to write the page. Runs
+    settings: any other field of RunConfig, for all of them; what concerns credit alone is left to those that have some. By
+    default the embedded digits are not augmented. html: where to write the page. Runs
     already in `results` are not trained again. Raises ValueError for unknown names.
     """
     name = register(method).name if isinstance(method, type) else method
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
-    for other, changes in (("bp", {}), ("dfa", {}), ("frozen", {"penalty": 0.0})):
+    plain = {k: valid[0] for k, valid in METHODS["bp"].creditless.items() if getattr(base, k) not in valid}
+    for other, changes in (("bp", plain), ("dfa", {}), ("frozen", plain | {"penalty": 0.0})):
         arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
     done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
     if html:

@@ -8,7 +8,8 @@ import pytest
 from conftest import blob_images, write_tar
 
 from faeval_core import METHODS, RunConfig, Store, data, runs
-from faeval_core.__main__ import main
+from faeval_core.__main__ import FIELDS, main
+from faeval_core.audit import audit
 from faeval_core.files import publish_json
 
 TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
@@ -169,6 +170,14 @@ def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
     assert "half" in capsys.readouterr().out.lower()
     assert "<html" in (tmp_path / "page.html").read_text()
     assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+
+
+def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
+    credit = {"credit_norm": "sample_rms_g", "credit_level": "input", "embedding": "shared", "rule": "cosine", "exploit": True}
+    found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)
+    for name, (record,) in found.arms.items():
+        wanted = credit if name in ("fa", "dfa") else {k: f.default for k, f in FIELDS.items() if k in credit}
+        assert {k: getattr(record.config, k) for k in credit} == wanted and record.config.lr == 0.01
 
 
 def test_data_register(tmp_path, capsys, home):

@@ -7,6 +7,10 @@ class BP(Method):
     """Exact end-to-end gradient of the loss (plus the penalties, through the whole net)."""
 
     name = "bp"
+    creditless = {  # what these parameters may be where there is no credit to change
+        "rule": ("inner",), "credit_norm": ("raw",), "norm_embedding": (True,), "credit_level": ("output",), "exploit": (False,),
+        "embedding": ("rule", "init"),
+    }  # fmt: skip
 
     def surrogate(self, p, s, x, y):
         model, changed = self.model, {}
@@ -16,9 +20,7 @@ class BP(Method):
 
     @classmethod
     def check(cls, cfg):
-        plain = {"rule": ("inner",), "credit_norm": ("raw",), "norm_embedding": (True,), "exploit": (False,)}
-        plain |= {"embedding": ("rule", "init"), "credit_level": ("output",)}
-        for name, valid in plain.items():
+        for name, valid in cls.creditless.items():
             if (value := getattr(cfg, name)) not in valid:
                 raise ValueError(f"method {cfg.method!r} has no credit for {name}={value!r} to change; 'oracle' has")
 
