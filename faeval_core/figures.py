@@ -110,6 +110,6 @@ def bars(ax, arms, values, reference=None, xlabel="test accuracy"):
         if reference and reference.get(label) is not None:
             ax.plot([reference[label]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.6)
     ax.set_yticks(range(len(arms)), list(arms))
-    ax.invert_yaxis()
+    ax.set_ylim(len(arms) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(xlabel)

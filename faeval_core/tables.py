@@ -86,13 +86,13 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
 
 def agrees(metric, ours, value, diff_se) -> bool:
-    """Reproduced: accuracy within 0.015, norms within a factor of 10, flags equal, others within max(0.05, 20 %); or, for
+    """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, others within max(0.05, 20 %); or, for
     any but norms and flags, within two standard errors."""
     if metric in DECADES:
         return ours > 0 and abs(math.log10(ours / value)) <= 1
     if metric.endswith("_fires"):
         return round(ours) == value
-    close = 0.015 if metric == "test_acc" else max(0.05, 0.2 * abs(value))
+    close = 0.015 if "acc" in metric or metric == "diff_vs_dfa" else max(0.05, 0.2 * abs(value))
     return abs(ours - value) <= close or (diff_se is not None and abs(diff_se) <= 2)
 
 
