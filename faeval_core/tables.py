@@ -86,8 +86,8 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
 
 def agrees(metric, ours, value, diff_se) -> bool:
-    """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, others within max(0.05, 20 %); or, for
-    any but norms and flags, within two standard errors."""
+    """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, others within
+    max(0.05, 20 %); or, for any but norms and flags, within two standard errors."""
     if metric in DECADES:
         return ours > 0 and abs(math.log10(ours / value)) <= 1
     if metric.endswith("_fires"):
