@@ -67,7 +67,7 @@ def run(configs, store=None, *, train=True, device="auto", progress=True) -> lis
 def _train_missing(configs, images, store, device, progress):
     store.check_dataset(images)
     pixels = data.Pixels(images, device)
-    for upstream, epochs in _upstream_needs(configs, store):
+    for upstream, epochs in _upstream_needs(configs, store).items():
         if _can_start(upstream, store):
             _train_group([upstream], pixels, store, progress, epochs, max(epochs) if store.get(upstream) else None)
     configs = [c for c in configs if store.get(c) is None and _can_start(c, store)]
@@ -76,14 +76,15 @@ def _train_missing(configs, images, store, device, progress):
 
 
 def _upstream_needs(configs, store):
-    """(upstream config, epochs whose snapshots are missing), the farthest upstream first."""
+    """Upstream config -> epochs whose snapshots are missing, the farthest upstream first."""
     needs = {}
     for c in configs:
         if c.upstream is not None and _start(c, store) is None:
             needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
-    if needs:
-        yield from _upstream_needs(list(needs), store)
-        yield from needs.items()
+    found = _upstream_needs(list(needs), store) if needs else {}
+    for upstream, epochs in needs.items():  # what a farther run needs of it too is made in the same training
+        found.setdefault(upstream, set()).update(epochs)
+    return found
 
 
 def _start(c, store):

@@ -1,6 +1,7 @@
 """Means over seeds, paired comparisons, and claims decided with their uncertainty."""
 
 import math
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +36,10 @@ def interval(values) -> Interval | None:
     return Interval(n, mean, mean - half, mean + half) if n else None
 
 
-def paired(ours, theirs) -> list[float]:
-    """Differences seed by seed of two record lists' accuracies, matched by seed."""
-    other = {r.config.seed: r.accuracy for r in theirs if r.accuracy is not None}
-    return [r.accuracy - other[r.config.seed] for r in ours if r.accuracy is not None and r.config.seed in other]
+def paired(ours, theirs, value=attrgetter("accuracy")) -> list[float]:
+    """Differences of a value of two record lists, matched by seed; a record whose value is None is left out."""
+    mine, other = ({r.config.seed: v for r in records if (v := value(r)) is not None} for records in (ours, theirs))
+    return [v - other[seed] for seed, v in mine.items() if seed in other]
 
 
 def decide(values, above=None, below=None) -> str:

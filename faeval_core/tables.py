@@ -28,6 +28,11 @@ def level_mean(records, key, epoch=None) -> list:
     return [None if None in levels else fmean(levels) for levels in found]
 
 
+def level_value(key):
+    """record -> `level_mean` of that record alone, None where it diverged: what `stats.paired` compares."""
+    return lambda record: next(iter(level_mean([record], key)), None)
+
+
 def geometric(values) -> float | None:
     """Geometric mean of the positive values, None without any."""
     logs = [math.log(v) for v in values if v]
@@ -86,13 +91,17 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
 
 def agrees(metric, ours, value, diff_se) -> bool:
-    """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, others within
-    max(0.05, 20 %); or, for any but norms and flags, within two standard errors."""
+    """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, cosines and
+    correlations within max(0.05, 20 %), others within 20 %; or, for any but norms and flags, within two standard errors."""
     if metric in DECADES:
         return ours > 0 and abs(math.log10(ours / value)) <= 1
     if metric.endswith("_fires"):
         return round(ours) == value
-    close = 0.015 if "acc" in metric or metric == "diff_vs_dfa" else max(0.05, 0.2 * abs(value))
+    close = 0.2 * abs(value)
+    if "acc" in metric or metric == "diff_vs_dfa":
+        close = 0.015
+    elif any(word in metric for word in ("cos", "gamma", "rho", "S1", "S2")):
+        close = max(0.05, close)
     return abs(ours - value) <= close or (diff_se is not None and abs(diff_se) <= 2)
 
 

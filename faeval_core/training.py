@@ -111,7 +111,7 @@ class Ensemble:
         for m, leaf in enumerate(self.leaves):
             state = {k: v[m] for k, v in self.state.items()} | self.noise(m, x.shape[1])
             scalar, (loss, changed) = self.method.surrogate({**self.fixed[m], **leaf}, state, x[m], y[m])
-            grads = torch.autograd.grad(scalar, list(leaf.values()), materialize_grads=True) if leaf else ()
+            grads = torch.autograd.grad(scalar, list(leaf.values()), materialize_grads=True) if scalar.requires_grad else ()
             self.descend(m, dict(zip(leaf, grads)))  # at once, while this member's tensors are in cache
             self.take(changed, m)
             losses.append(loss)

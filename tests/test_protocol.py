@@ -92,6 +92,8 @@ def test_a_claim_is_decided_by_its_interval(values, bound, decided):
 def test_pairs_are_matched_by_seed():
     ours, theirs = [record(0.5, 1), record(0.7, 2), record(0.9, 3)], [record(0.6, 2), record(0.1, 1)]
     assert stats.paired(ours, theirs) == pytest.approx([0.4, 0.1])
+    growth = {1: 3.0, 2: None, 3: 5.0}  # a value that one record lacks leaves its pair out
+    assert stats.paired(ours, theirs, lambda r: growth[r.config.seed] and growth[r.config.seed] * r.accuracy) == pytest.approx([1.2])
 
 
 def test_differences_are_in_standard_errors_of_the_difference():
@@ -106,7 +108,8 @@ def test_differences_are_in_standard_errors_of_the_difference():
         ("test_acc", 0.6149, 0.60, None, True), ("test_acc", 0.617, 0.60, None, False), ("test_acc", 0.63, 0.60, -1.9, True),
         ("h_norm", 9e6, 1e6, None, True), ("h_norm", 1.1e7, 1e6, 0.1, False), ("mode1b_fires", 0.4, 0, None, True),
         ("mode1b_fires", 0.6, 0, 0.0, False), ("gamma", 0.14, 0.1, None, True), ("gamma", 0.9, 0.8, None, True),
-        ("gamma", 0.6, 0.8, 2.1, False),
+        ("gamma", 0.6, 0.8, 2.1, False), ("acc@5", 0.31, 0.3, None, True), ("diff_vs_dfa", 0.03, 0.01, None, False),
+        ("nudge", -0.0013, -0.0004, None, False), ("nudge", -0.0013, -0.0012, None, True), ("S1", 0.11, 0.07, None, True),
     ],
 )  # fmt: skip
 def test_what_counts_as_reproduced(metric, ours, value, diff, same):

@@ -124,6 +124,17 @@ def test_an_upstream_that_is_also_asked_for_trains_once(store, monkeypatch):
     upstream = tiny("bp")
     found = run([tiny("fa", upstream=upstream, upstream_epoch=2), upstream], store, progress=False)
     assert begun == ["bp"] * 2 + ["fa"] * 2 and all(r.status == "complete" for r in found)
+    begun.clear()
+    net = tiny("bp", seed=7, epochs=4)
+    fit = tiny("sb", upstream=net, upstream_epoch=1, train_net=False)  # the net is needed near and, through this fit, far
+    run([tiny("fa", upstream=net, upstream_epoch=3), tiny("sb", upstream=fit, upstream_epoch=2)], store, progress=False)
+    assert begun == ["bp"] * 4 + ["sb"] * 2 + ["fa"] * 2 + ["sb"] * 2
+
+
+def test_a_run_in_which_nothing_learns_still_measures(store):
+    still = tiny("sb", upstream=tiny("bp"), upstream_epoch=2, train_net=False, options={"freeze_after": 0})
+    (record,) = run([still], store, progress=False)
+    assert record.status == "complete" and len(record.final["gamma"]) == record.config.depth + 1
 
 
 def test_an_upstream_run_is_of_the_same_images():

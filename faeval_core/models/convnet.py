@@ -14,7 +14,7 @@ class ConvNet(Model):
 
     Accuracy uses the running statistics; training, every credit and every diagnostic those of its batch. A state is one vector
     of all positions and channels. ρ and Γ are taken on 256 images; since moving one sample's state moves the batch's
-    statistics, ρ of the exact gradient is about 0.98 here. depth must be 3, the number of blocks.
+    statistics, ρ of the exact gradient is about 0.98 at init and was 0.8 after ten epochs of BP. depth must be 3.
     """
 
     options = {"channels": 32}
