@@ -152,7 +152,10 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
     for i, (path, passed, values) in enumerate(plan, 1):
         mark, began = f"[{i}/{len(plan)}] {path.stem}", time.monotonic()
         print(f"{mark} ...", flush=True)
-        with patch.dict(os.environ, {} if values["train"] else {"FAEVAL_TRAIN": "0"}):  # whatever the notebook forgets
+        environment = {} if values["train"] else {"FAEVAL_TRAIN": "0"}  # whatever the notebook forgets
+        if profile == "smoke":  # nets so small that two threads would mostly wait for each other
+            environment["OMP_NUM_THREADS"] = "1"
+        with patch.dict(os.environ, environment):
             error = execute(path, passed, out / path.name, write_back, progress)
         status, seconds = "failed" if error else "complete", round(time.monotonic() - began, 1)
         rows.append({"name": path.stem, "status": status, "seconds": seconds, "error": error, "parameters": values})
