@@ -9,10 +9,12 @@ import pandas as pd
 from .files import publish, studies
 from .tables import audit_table
 
-ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
+ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
 SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta ", "α": r"\alpha "})
 FORMULA = r"‖[^‖]+‖|[Γρλδα](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
 
+CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or by the interval of a rank correlation over arms.
+\textit{Source:} \texttt{reproduce\_all.ipynb}, \texttt{results/studies/*.json}."""
 BARE = {"index": False, "escape": False}  # of to_latex, since the cells are LaTeX already
 
 
@@ -62,7 +64,8 @@ def write(results: Path, paper: Path) -> None:
     made = [rf"\newcommand{{\{k}}}{{{escape(str(v))}}}" for k, v in sorted(macros.items())]
     claims = pd.DataFrame(claims, columns=["claim", "decided", "mean [95\\,\\% interval]", "notebook"])
     publish(paper / "generated" / "macros.tex", "\n".join(["% made by faeval_core.latex from results/; do not edit", *made, ""]))
-    publish(paper / "generated" / "claims.tex", claims.to_latex(column_format=r"p{0.46\linewidth}llr", **BARE))
+    told = {"column_format": r"p{0.44\linewidth}lp{0.25\linewidth}r", "longtable": True, "caption": CLAIMS, "label": "tab:claims"}
+    publish(paper / "generated" / "claims.tex", claims.to_latex(**told, **BARE))
     table = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if table.exists():
         publish(paper / "generated" / "table1.tex", audit_tabular(json.loads(table.read_text())["rows"]))

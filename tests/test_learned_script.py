@@ -147,7 +147,7 @@ def script(cfg, pixels):
 
 @pytest.mark.parametrize("method", RULES)
 def test_an_epoch_equals_a_plain_torch_script(pixels, method):
-    options = {"ep": {}, "sb": {"hidden": 16, "skip": True}}.get(method, {"hidden": 16})
+    options = {"ep": {"beta": 1.0}, "sb": {"hidden": 16, "skip": True}}.get(method, {"hidden": 16})
     cfg = tiny(method, epochs=1, options=options | ({"wr": 0.0} if method == "cb" else {}))
     found, start = trained([cfg], pixels)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
     wanted = script(cfg, pixels)

@@ -129,7 +129,9 @@ def test_rescaling_preserves_the_function(batch, name):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_every_model(images, method, name):
     """Member equals solo bit for bit, everything trained moves, and vmap moves it as the loop does."""
-    configs = [kind(name, method, seed=s, optimizer="sgd", lr=lr, weight_decay=0.0) for s, lr in ((1, 0.02), (2, 0.01))]
+    options = {"beta": 1.0} if method == "ep" else {}  # at 1/128 the contrast amplifies rounding
+    plain = kind(name, method, optimizer="sgd", weight_decay=0.0, options=options)
+    configs = [plain.with_(seed=s, lr=lr) for s, lr in ((1, 0.02), (2, 0.01))]
     x, y = zip(*(images[name].subset("train", 64) for _ in configs))
     steps = {}
     for key, chosen, driver in (("both", configs, "loop"), ("solo", configs[1:], "loop"), ("vmap", configs, "vmap")):
