@@ -9,11 +9,12 @@ import pandas as pd
 from .files import publish, studies
 from .tables import audit_table
 
-ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)", "′": "'"}
+ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "′": "'"}
+ESCAPES |= {"−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)"}
 SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta ", "α": r"\alpha "})
 FORMULA = r"‖[^‖]+‖|[Γρλδα](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
 
-CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or by the interval of a rank correlation over arms.
+CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or by that of a rank correlation over arms.
 \textit{Source:} \texttt{reproduce\_all.ipynb}, \texttt{results/studies/*.json}."""
 BARE = {"index": False, "escape": False}  # of to_latex, since the cells are LaTeX already
 
@@ -49,7 +50,8 @@ def audit_tabular(rows) -> str:
 
 
 def write(results: Path, paper: Path) -> None:
-    """Write paper/generated/: table1.tex, claims.tex and macros.tex, from results/<study>/*.json and results/studies/*.json.
+    """Write paper/generated/: both tables of the audit, the claims and macros.tex, from results/<study>/*.json and
+    results/studies/*.json.
 
     Each study's numbers under "paper" in its JSON become macros \\<Key>; a macro that the text names and no study made
     fails the build, because LaTeX does not know it.
@@ -68,4 +70,5 @@ def write(results: Path, paper: Path) -> None:
     publish(paper / "generated" / "claims.tex", claims.to_latex(**told, **BARE))
     table = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if table.exists():
-        publish(paper / "generated" / "table1.tex", audit_tabular(json.loads(table.read_text())["rows"]))
+        for name, key in (("table1", "rows"), ("table1_recipe", "recipe")):
+            publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(table.read_text())[key]))
