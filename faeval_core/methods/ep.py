@@ -31,22 +31,26 @@ class EP(LocalMethod):
         if not o["relax_h0"] and cfg.embedding == "rule":
             raise ValueError("method 'ep' with relax_h0=False gives the embedding no credit; set embedding to 'init' or 'exact'")
 
-    def residuals(self, p, hs, h0):
-        model, below = self.model, [h0]
-        below += [model.add(h, model.block(p, l, h, {})) for l, h in enumerate(hs[:-1])]
+    def residuals(self, p, hs, below, start=0):
+        """h_l minus what the level below sends, for levels start.. whose states are hs; `below` is what h_start gets."""
+        below = [below] + [self.model.add(h, self.model.block(p, l, h, {})) for l, h in enumerate(hs[:-1], start)]
         return [h - b for h, b in zip(hs, below)]
 
     def relax(self, p, s, free, y, beta):
-        """States after relaxation from the free phase."""
+        """States after relaxation from the free phase, which are those of the forward pass."""
+        hs, top = list(free), self.model.depth
 
-        def energy(hs):
-            stretched = sum(0.5 * r.square().sum() for r in self.residuals(p, hs, free[0]))
+        def energy(hs, start):
+            stretched = sum(0.5 * r.square().sum() for r in self.residuals(p, hs, free[start], start))
             return stretched + beta * self.model.losses(self.model.readout(p, hs[-1]), y).sum()
 
-        slope, hs = torch.func.grad(energy), list(free)
-        for _ in range(self.cfg.options["steps"]):
-            moves = slope(hs)
-            hs = [h - s["step"] * g if l or self.cfg.options["relax_h0"] else h for l, (h, g) in enumerate(zip(hs, moves))]
+        slope = torch.func.grad(energy)
+        for step in range(self.cfg.options["steps"]):
+            start = max(0, top - step)  # the nudge goes down a level a step: below, all is as in the free phase
+            moves = slope(hs[start:], start)
+            for l, g in enumerate(moves, start):
+                if l or self.cfg.options["relax_h0"]:
+                    hs[l] = hs[l] - s["step"] * g
         return hs
 
     def credit(self, p, s, hs, logits, y):
@@ -55,5 +59,5 @@ class EP(LocalMethod):
         if self.model.process_noise or self.cfg.options["double"]:  # else noise, or rounding, would be residual
             hs = self.model.states(p, hs[0])
         betas = (s["beta"], -s["beta"]) if self.cfg.options["symmetric"] else (s["beta"],)
-        left = [[-r / b for r in self.residuals(p, self.relax(p, s, list(hs), y, b), hs[0])] for b in betas]
+        left = [[-r / b for r in self.residuals(p, self.relax(p, s, hs, y, b), hs[0])] for b in betas]
         return [(sum(level) / len(betas)).to(logits.dtype) for level in zip(*left)]
