@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import data, runs
 from .config import CHOICES, RunConfig, check_known
+from .engines import ENGINES, opened
 from .files import studies
 from .store import Store
 
@@ -79,6 +80,7 @@ def parser() -> Parser:
     p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
+    p.add_argument("--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items()))
     for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
         kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
         if kind is bool:
@@ -134,7 +136,8 @@ def run(args) -> int:
     configs = configs_of(args, store)
     for name in {c.dataset for c in configs if runs.training_allowed() and store.get(c) is None}:
         data.load(name)
-    records = runs.run(configs, store, device=args.device)
+    with opened(args.engine, gpu=args.device.startswith("cuda")) as (executor, workers):
+        records = runs.run(configs, store, device=args.device, executor=executor, workers=workers)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
         last = (f"{r.accuracy:.4f}", f"{r.curves['h_norm'][-1][-1]:.3g}") if r and r.final else ("-", "-")
@@ -218,7 +221,7 @@ def main(argv=None) -> int:
             return 130
         except ModuleNotFoundError as e:
             return tell("error", f"{e}; pip install -r requirements.txt")
-        except (ValueError, OSError) as e:
+        except (ValueError, OSError, runs.RunsFailed) as e:
             return tell("error", e)
 
 

@@ -6,6 +6,8 @@ import statistics
 import sys
 import time
 import warnings
+from concurrent.futures import BrokenExecutor, as_completed
+from contextlib import ExitStack
 from operator import attrgetter
 
 import torch
@@ -19,7 +21,12 @@ from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
 CPU_SECONDS_PER_EPOCH = 4.0  # of one member of the audit's size; benchmarks/results.json has the measurement
+FUSE_SECONDS = 100  # runs that would take longer (by that figure) have their gradient compiled
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
+
+
+class RunsFailed(RuntimeError):
+    """Some runs ended in an exception; all others have been trained."""
 
 
 def resolve_device(device="auto") -> torch.device:
@@ -40,51 +47,60 @@ def training_allowed(wanted=True) -> bool:
     return bool(wanted) and os.environ.get("FAEVAL_TRAIN", "1") != "0"
 
 
-def run(configs, store=None, *, train=True, device="auto", progress=True) -> list[RunRecord | None]:
-    """Records of `configs`, in their order: read from the store, else trained here and stored.
+def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
+    """Records of `configs`, in their order: read from the store, else trained and stored.
 
     train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as None, as does one whose dataset is
-    not on this machine (with a warning). Interrupted runs continue from their last checkpoint.
+    not on this machine (with a warning). Interrupted runs continue from their last checkpoint; a run that another process is
+    training is waited for.
+    executor: anything with the interface of concurrent.futures (engines.py opens some), which takes `workers` tasks at a time;
+    None trains in this process. A task is one ensemble; checkpoints, snapshots and records travel through the store, whose
+    folder all workers must see. There, a run that fails leaves the others going, and RunsFailed tells at the end.
     """
     store, configs = store or Store(), list(configs)
     found = {c.id: store.get(c) for c in configs}
     missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
-    if training_allowed(train):
-        for name in sorted({c.dataset for c in missing}):
-            group = [c for c in missing if c.dataset == name]
-            try:
-                images = data.load(name)
-                if images.train_x.is_floating_point() and any(c.augment for c in group):
-                    raise ValueError(f"dataset {name!r} has no pixels to crop and flip; set augment=False")
-            except data.DatasetMissing as e:
-                warnings.warn(f"{len(group)} runs are left out: {e}", stacklevel=2)
-                continue
-            _train_missing(group, images, store, resolve_device(device), progress)
+    if training_allowed(train) and missing:
+        usable = _usable(missing, store)
+        missing, failed = [c for c in missing if c.dataset in usable], []
+        for wave in [*_upstream_waves(missing, store), dict.fromkeys(missing, ())]:
+            wanted = {c: tuple(sorted(e)) for c, e in wave.items() if _lacking(c, e, store) and _can_start(c, store)}
+            failed += _train_wave(wanted, store, device, progress, executor, workers)
+        if failed:
+            told = "; ".join(f"{c.id}: {type(e).__name__}: {e}" for c, e in failed)
+            raise RunsFailed(f"{len(failed)} runs failed, all others have been trained: {told}") from failed[0][1]
         found |= {c.id: store.get(c) for c in missing}
     return [found[c.id] for c in configs]
 
 
-def _train_missing(configs, images, store, device, progress):
-    store.check_dataset(images)
-    pixels = data.Pixels(images, device)
-    for upstream, epochs in _upstream_needs(configs, store).items():
-        if _can_start(upstream, store):
-            _train_group([upstream], pixels, store, progress, epochs, max(epochs) if store.get(upstream) else None)
-    configs = [c for c in configs if store.get(c) is None and _can_start(c, store)]
-    for group in plan(configs, store, MAX_MEMBERS[device.type]):
-        _train_group(group, pixels, store, progress)
+def _usable(configs, store) -> set[str]:
+    """Names of the datasets of `configs` that are here, and are those of the store's records."""
+    usable = set()
+    for name in sorted({c.dataset for c in configs}):
+        group = [c for c in configs if c.dataset == name]
+        try:
+            images = data.load(name)
+        except data.DatasetMissing as e:
+            warnings.warn(f"{len(group)} runs are left out: {e}", stacklevel=3)
+            continue
+        if images.train_x.is_floating_point() and any(c.augment for c in group):
+            raise ValueError(f"dataset {name!r} has no pixels to crop and flip; set augment=False")
+        store.check_dataset(images)
+        usable.add(name)
+    return usable
 
 
-def _upstream_needs(configs, store):
-    """Upstream config -> epochs whose snapshots are missing, the farthest upstream first."""
+def _upstream_waves(configs, store) -> list[dict]:
+    """Waves of upstream config -> epochs whose snapshots are missing; each wave starts from what those before it give."""
     needs = {}
     for c in configs:
         if c.upstream is not None and _start(c, store) is None:
             needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
-    found = _upstream_needs(list(needs), store) if needs else {}
-    for upstream, epochs in needs.items():  # what a farther run needs of it too is made in the same training
-        found.setdefault(upstream, set()).update(epochs)
-    return found
+    earlier = _upstream_waves(list(needs), store) if needs else []
+    for wave in earlier:
+        for c in wave.keys() & needs.keys():  # what a nearer run needs of it too is made in the same training
+            wave[c] |= needs.pop(c)
+    return [*earlier, needs] if needs else earlier
 
 
 def _start(c, store):
@@ -101,13 +117,93 @@ def _can_start(c, store) -> bool:
     return False
 
 
-def plan(configs, store, most) -> list[list[RunConfig]]:
-    """Ensembles: runs of one signature that stand at the same epoch, at most `most` together."""
+def _lacking(c, epochs, store) -> bool:
+    """Whether a run has yet to be trained, for its record or for the snapshots after `epochs`."""
+    return store.get(c) is None or any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
+
+
+def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
+    """Ensembles: runs of one signature that stand at the same epoch and of which the same snapshots are wanted.
+
+    wanted: config -> epochs of snapshots. At most `most` runs together; for several workers, no ensemble is larger than a
+    worker's share, and the longest come first, so that all finish at about the same time.
+    """
     groups = {}
-    for c in configs:
-        kept = store.load_tensors(store.checkpoint_path(c))
-        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0), []).append(c)
-    return [group[i : i + most] for _, group in sorted(groups.items()) for i in range(0, len(group), most)]
+    for c, epochs in wanted.items():
+        kept = store.load_tensors(store.checkpoint_path(c), only_meta=True)
+        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, store.get(c) is None), []).append(c)
+    costs = {c: cost_seconds(c, ()) for c in wanted}
+    share = sum(costs.values()) / workers
+    sizes = {key: most if workers == 1 else max(1, min(most, int(share / costs[group[0]]))) for key, group in groups.items()}
+    found = [group[i : i + sizes[key]] for key, group in sorted(groups.items()) for i in range(0, len(group), sizes[key])]
+    return found if workers == 1 else sorted(found, key=lambda group: -sum(costs[c] for c in group))
+
+
+def _train_wave(wanted, store, device, progress, executor, workers) -> list[tuple]:
+    """Train runs that do not depend on one another; (config, exception) of each that failed under an executor."""
+
+    def job(group, wait=False):
+        return group, wanted[group[0]], METHODS[group[0].method], store.root, device, progress and executor is None, wait
+
+    most = MAX_MEMBERS["cpu" if executor is None and resolve_device(device).type == "cpu" else "cuda"]
+    jobs, failed = [job(group) for group in plan(wanted, store, most, workers)], []
+    with tqdm(total=len(wanted), desc="runs", unit=" run", disable=not progress or executor is None, leave=False) as bar:
+        while jobs:
+            jobs, given = [], jobs
+            for (group, *_), busy, error in _results(given, executor):
+                if error is not None and len(group) > 1:
+                    jobs += [job([c]) for c in group]  # so that one member's fault is its own
+                elif error is not None:
+                    failed.append((group[0], error))
+                for c in busy:
+                    warnings.warn(f"run {c.id} is being trained by another process; waiting for it", stacklevel=4)
+                    jobs.append(job([c], wait=True))
+                bar.update(len(wanted) - len(failed) - sum(len(group) for group, *_ in jobs) - bar.n)
+    return failed
+
+
+def _results(jobs, executor):
+    """(job, runs of it that another process is training, exception or None) of each job, as they end.
+
+    In this process an exception is not caught: the traceback leads to its place.
+    """
+    if executor is None:
+        yield from ((job, train_ensemble(*job), None) for job in jobs)
+        return
+    futures, lost = {}, []
+    for job in jobs:
+        try:
+            futures[executor.submit(train_ensemble, *job)] = job
+        except BrokenExecutor:
+            lost.append(job)
+    for future in as_completed(futures):
+        error = future.exception()
+        if isinstance(error, BrokenExecutor):
+            lost.append(futures[future])
+        else:
+            yield futures[future], [] if error else future.result(), error
+    if lost:
+        warnings.warn(f"the workers of {len(lost)} ensembles are gone; they go on in this process", stacklevel=4)
+        yield from _results(lost, None)
+
+
+def train_ensemble(configs, epochs, method, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
+    """Train one ensemble into the store at `root`, on whatever machine this is called; the runs that another process has.
+
+    epochs: of the snapshots that are wanted of each run. method: the class of all of them. wait for a run that another
+    process is training, rather than leave it.
+    """
+    METHODS.setdefault(configs[0].method, method)
+    store = Store(root)
+    with ExitStack() as held:
+        mine = [c for c in configs if held.enter_context(store.lock(c.id, wait))]
+        needed = [c for c in mine if _lacking(c, epochs, store)]
+        if needed:
+            images = data.load(needed[0].dataset)
+            store.check_dataset(images)
+            stop = max(epochs, default=None) if all(store.get(c) for c in needed) else None
+            _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs, stop)
+    return [c for c in configs if c not in mine]
 
 
 def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
@@ -117,7 +213,8 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     """
     size, epochs = len(configs), configs[0].epochs
     wanted = {*wanted, epochs}
-    ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs])
+    fused = cost_seconds(configs[0], ()) > FUSE_SECONDS
+    ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
     begun = {meta["epoch"] for _, meta in filter(None, kept)}
@@ -135,7 +232,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         provenance = {
             "package": __version__, "method_version": METHODS[c.method].version,
             "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
-            "threads": torch.get_num_threads(), "driver": ensemble.driver, "members": size,
+            "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
         store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,14 +129,27 @@ class Store:
             return None
         return tensors, meta
 
-    def check_dataset(self, data) -> None:
-        """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
+    @contextmanager
+    def lock(self, name: str, wait=True):
+        """Hold the lock `name` among the processes on this store, of which it outlives none; False where another has it.
+
+        wait: for the other, rather than yield False.
+        """
         import fcntl  # not on Windows, where importing faeval_core must still work
 
-        path, lock = self.root / "datasets.json", self.root / "checkpoints" / "lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with open(lock, "w") as held:  # else two processes that note new datasets at once would lose one of them
-            fcntl.flock(held, fcntl.LOCK_EX)
+        path, got = self.root / "checkpoints" / f"{name}.lock", True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                got = False
+            yield got
+
+    def check_dataset(self, data) -> None:
+        """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
+        path = self.root / "datasets.json"
+        with self.lock("datasets"):  # else two processes that note new datasets at once would lose one of them
             known = json.loads(path.read_text()) if path.exists() else {}
             if data.name not in known:
                 publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))

@@ -178,7 +178,7 @@ def test_reading_never_trains(store, monkeypatch):
     monkeypatch.delenv("FAEVAL_TRAIN")
     made = run([cfg, cfg], store, progress=False)
     monkeypatch.setenv("FAEVAL_TRAIN", "0")
-    monkeypatch.setattr(runs, "_train_missing", None)
+    monkeypatch.setattr(runs, "_train_wave", None)
     assert run([cfg], store) == made[:1] == made[1:]
 
 
@@ -281,7 +281,7 @@ def test_training_survives_kill_9(store, home, whole, die_before, count):
 
 
 def test_two_processes_may_race_on_one_key(store, home, whole):
-    """Both train the same runs into one store and remove each other's checkpoints: both end well, with the same records."""
+    """Both are asked for the same runs: both end well, with the same records, and no epoch is trained twice."""
     configs, wanted = whole
     racers = [PROCESSES.Process(target=victims.train, args=(configs, store.root, home, pause)) for pause in (0.01, 0.03)]
     for process in racers:

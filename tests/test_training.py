@@ -1,6 +1,7 @@
 """The ensemble engine against an ordinary PyTorch script, and against itself: alone, in company, batched by vmap."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -203,6 +204,27 @@ def test_members_of_mixed_values_equal_their_solo_runs(pixels, method, values):
         assert all(torch.equal(found[k], v) for k, v in trained([c], pixels)[0].items())
     default = trained([configs[1].with_(options={}, eta=0.1, clip=0.0)], pixels)[0]
     assert apart(together[1], default) > 1e-5  # the value has an effect
+
+
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("driver, changes", [
+    ("loop", {"method": "dfa"}), ("vmap", {"method": "dfa"}),
+    ("loop", {"method": "cb", "options": {"wr": 0.5}, "optimizer": "sgd", "lr": 0.01}),  # Adam amplifies its rounding
+])  # fmt: skip
+def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, driver, changes, recwarn):
+    """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own."""
+    configs = [tiny(seed=s, **changes) for s in (1, 2)]
+    for a, b in zip(trained(configs, pixels, driver=driver, fused=True), trained(configs, pixels)):
+        assert apart(a, b) < 1e-4 and not all(torch.equal(a[k], b[k]) for k in b)
+    assert not [w for w in recwarn if "uncompiled" in str(w.message)]
+
+
+def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.warns(UserWarning, match="torch.compile failed, so training goes on uncompiled"):
+        found = trained([tiny("dfa")], pixels, fused=True)[0]
+    assert apart(found, trained([tiny("dfa")], pixels)[0]) < 1e-5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from faeval_core import Store, run, runs
+from faeval_core import METHODS, Store, run, runs
 from faeval_core.files import publish_json
 
 
@@ -33,3 +33,23 @@ def train(configs, root, home, pause=0.0, die_before=None, count=0):
     epoch = runs.Ensemble.run_epoch
     runs.Ensemble.run_epoch = lambda self: (time.sleep(pause), epoch(self))[1]
     run(configs, Store(root), progress=False)
+
+
+class Fragile(METHODS["dfa"]):
+    """DFA that cannot train one of the seeds."""
+
+    name, unlucky = "fragile", 2
+
+    def init_state(self, cfg, generator):
+        if cfg.seed == self.unlucky:
+            raise ZeroDivisionError("not this seed")
+        return super().init_state(cfg, generator)
+
+
+def slow_worker(home):
+    """Start of a worker whose epochs take their time, with a checkpoint after each."""
+    os.environ["FAEVAL_DATA"] = str(home)
+    torch.set_num_threads(1)
+    runs.CHECKPOINT_SECONDS = -1
+    epoch = runs.Ensemble.run_epoch
+    runs.Ensemble.run_epoch = lambda self: (time.sleep(0.2), epoch(self))[1]
