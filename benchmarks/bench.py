@@ -24,8 +24,9 @@ from faeval_core.files import publish_json
 HERE = Path(__file__).resolve().parent
 FULL = {"width": 256, "depth": 4, "batch": 128, "images": 50_000, "tests": 10_000, "warmup": 10, "steps": 40, "repeats": 5}
 QUICK = {"width": 16, "depth": 2, "batch": 8, "images": 256, "tests": 128, "warmup": 1, "steps": 3, "repeats": 2}
-METHODS = ("dfa", "fa", "bp", "frozen")
-ROWS = [(method, members) for method in METHODS for members in (3, 1)] + [("dfa", 16)]
+METHODS = ("dfa", "fa", "bp", "frozen")  # which the plain script has, too
+LEARNED = ("ep", "sb", "cb", "vec", "kp", "local")
+ROWS = [(m, n, True) for m in METHODS for n in (3, 1)] + [(m, 3, True) for m in LEARNED] + [("dfa", 16, True), ("dfa", 3, False)]
 KEYS = (
     "name", "method", "members", "precision", "sec_per_run_epoch", "ratio_plain", "ratio_serial", "ratio_floor", "peak_mb",
     "machine",
@@ -40,13 +41,14 @@ def ask(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ensemble_row(method, members, spec, plain):
-    found = ask("rows.py", json.dumps({**spec, "method": method, "members": members}))
+def ensemble_row(method, members, fused, spec, plain):
+    found = ask("rows.py", json.dumps({**spec, "method": method, "members": members, "fused": fused}))
     seconds, floor = found["sec_per_run_epoch"], found["floor_ms"]
-    serial = found.get("serial_s")
+    serial, how = found.get("serial_s"), "" if fused else ", uncompiled"
     return {
-        "name": f"faeval {method} x{members}", "method": method, "members": members, "precision": "fp32",
-        "sec_per_run_epoch": seconds, "ratio_plain": plain / seconds, "ratio_serial": serial / seconds if serial else None,
+        "name": f"faeval {method} x{members}{how}", "method": method, "members": members, "precision": "fp32",
+        "sec_per_run_epoch": seconds, "ratio_plain": plain / seconds if plain else None,
+        "ratio_serial": serial / seconds if serial else None,
         "ratio_floor": found["step_ms"] / floor, "ratio_floor_augmented": (found["step_ms"] + found["augment_ms"]) / floor,
     } | {k: v for k, v in found.items() if k != "sec_per_run_epoch"}  # fmt: skip
 
@@ -66,10 +68,10 @@ def text(rows):
                "augment_ms", "gemm_ms", "state_ms", "spread", "peak_mb")  # fmt: skip
     heads = ("s/run-epoch", "x plain", "x serial", "/floor", "/floor+aug", "step ms", "aug ms", "gemm ms", "state ms", "spread",
              "peak MB")  # fmt: skip
-    lines = [f"{'':18}" + "".join(f"{h:>12}" for h in heads)]
+    lines = [f"{'':28}" + "".join(f"{h:>12}" for h in heads)]
     for r in rows:
         cells = ["" if r.get(c) is None else f"{r[c]:.0f}" if c == "peak_mb" else f"{r[c]:.2f}" for c in columns]
-        lines.append(f"{r['name']:18}" + "".join(f"{c:>12}" for c in cells))
+        lines.append(f"{r['name']:28}" + "".join(f"{c:>12}" for c in cells))
     return "\n".join([rows[-1]["machine"], *lines])
 
 
@@ -78,25 +80,26 @@ def main(argv=None):
     p.add_argument("--quick", action="store_true", help="tiny sizes and few steps: a smoke test, not a measurement")
     p.add_argument("--out", type=Path, help="where to write the rows (default: results.json here, where all is measured)")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--only", nargs="+", metavar="METHOD", choices=METHODS, default=METHODS, help="these methods alone")
+    every = METHODS + LEARNED
+    p.add_argument("--only", nargs="+", metavar="METHOD", choices=every, default=every, help="these methods alone")
     a = p.parse_args(argv)
     spec = (QUICK if a.quick else FULL) | {"device": a.device}
     if a.quick:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, tiny products wait for their second thread
-    wanted = [("dfa", 3)] if a.quick else [r for r in ROWS if r[0] in a.only]
+    wanted = [("dfa", 3, False)] if a.quick else [r for r in ROWS if r[0] in a.only]
     workers, plains, rows = [0] if a.quick else [0, 1, 2], {}, []
-    for method in dict.fromkeys(m for m, _ in wanted):
+    for method in dict.fromkeys(m for m, *_ in wanted if m in METHODS):
         plains[method] = plain_row(method, spec, workers)
         workers = [plains[method]["workers"]]  # its best worker count serves the other methods
         print(f"plain {method}: {plains[method]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
-    tuned = [] if a.quick else [plain_row(wanted[0][0], spec, workers, "fused")]
-    for method, members in wanted:
-        fewer = spec | {"repeats": min(3, spec["repeats"])} if members > 3 else spec
-        rows.append(ensemble_row(method, members, fewer, plains[method]["sec_per_run_epoch"]))
+    tuned = [] if a.quick or not plains else [plain_row(next(iter(plains)), spec, workers, "fused")]
+    for method, members, fused in wanted:
+        fewer = spec | {"repeats": min(3, spec["repeats"])} if members > 3 or method in LEARNED else spec
+        rows.append(ensemble_row(method, members, fused, fewer, plains.get(method, {}).get("sec_per_run_epoch")))
         print(f"{rows[-1]['name']}: {rows[-1]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
     rows = [r | {"machine": rows[0]["machine"]} for r in [*plains.values(), *tuned]] + rows
     rows = [{k: r[k] for k in KEYS} | {k: v for k, v in r.items() if k not in KEYS} for r in rows]
-    out = a.out or (None if a.quick or len(a.only) < len(METHODS) else HERE / "results.json")
+    out = a.out or (None if a.quick or len(a.only) < len(every) else HERE / "results.json")
     if out:
         publish_json(out, rounded(rows))
     print(text(rows))

@@ -1,77 +1,81 @@
 """The floor of a training step: what its matrix products and one pass over the optimiser's state cost on this machine, alone.
 
-What it measures: every matrix product that a method cannot do without, each timed by itself at its own shape and with the operand
-layouts of autograd, plus one pass over the trained parameters and their AdamW state (read p, g, m, v; write p, m, v: seven floats
-each) at streaming bandwidth. The products run in the order of a step, every member and level on operands of its own, and the
-state pass follows each member's products: a full step's worth of memory passes through the caches between two uses of an
-operand, as in training, so that they do not flatter the floor. Results and activations go to buffers that all members reuse.
-Bandwidth is the better of a copy (one float read, one written) and an in-place sum (two read, one written).
-On CUDA the members' products are batched and captured as one graph, and timed as a whole.
+What it measures: every distinct matrix product of a step of faeval, each timed by itself at its own shape and layout, plus one
+pass over the trained parameters and their AdamW state (read p, g, m, v; write p, m, v: seven floats each) at streaming bandwidth.
+The products are recorded from a step as it runs; one that multiplies the same values again is left out, as a perfect step would.
+They are repeated in their order, every one on operands of its own, and the state pass follows each member's products: a full
+step's worth of memory passes through the caches between two uses of an operand, as in training, so that they do not flatter the
+floor. Results go to buffers that all reuse. Bandwidth is the better of a copy (one float read, one written) and an in-place sum
+(two read, one written). On CUDA the products are captured as one graph, and timed as a whole.
 """
 
+import hashlib
 import time
 from collections import defaultdict
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-LOCAL = ("dfa", "fa")
+aten = torch.ops.aten
+PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
+UPDATES = (aten._fused_adamw_, aten._fused_sgd_)
+
+
+class Recorder(TorchDispatchMode):
+    """Collects pairs of operands of the distinct products of a step, and None wherever a member was updated."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.seen, self.operands = [], set(), {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in PRODUCTS:
+            pair = tuple(map(self.own, args[-2:]))
+            if (key := tuple(map(id, pair))) not in self.seen:
+                self.seen.add(key)
+                self.calls.append(pair)
+        elif func.overloadpacket in UPDATES:
+            self.calls.append(None)
+        return func(*args, **(kwargs or {}))
+
+    def own(self, t):
+        """A copy of an operand, one for all that hold the same values in the same layout."""
+        t = t.detach()
+        key = t.shape, t.stride(), hashlib.sha256(t.contiguous().cpu().numpy().tobytes()).digest()
+        if key not in self.operands:
+            small = t[tuple(slice(None if s else 1) for s in t.stride())]  # what an expanded tensor holds
+            copied = torch.empty_strided(small.shape, small.stride(), dtype=t.dtype, device=t.device).copy_(small)
+            self.operands[key] = copied.expand(t.shape)
+        return self.operands[key]
 
 
 class Floor:
-    def __init__(self, method, members, trained, *, features, width, depth, batch, classes=10, device="cpu"):
-        """trained: the number of trained parameters of one member."""
-        self.device, self.trained, self.members = torch.device(device), trained, members
-        self.size = features, width, depth, batch, classes
-        self.method = method
-        cuda = self.device.type == "cuda"
-        lead, groups = ((members,), 1) if cuda else ((), members)
-        weights = features * width + width * classes + 2 * depth * width * width
-        self.shared = {"g": self.fill(*lead, max(weights, trained)), "scratch": {}}
-        self.acts = [self.fill(*lead, batch, width) for _ in range(2 * depth + 1)]
-        self.deltas = [self.fill(*lead, batch, width) for _ in range(2 * depth + 1)]
-        self.error = self.fill(*lead, batch, classes)
-        self.groups = [self.build(lead, max(weights, trained)) for _ in range(groups)]
-        self.graphs = {}
+    def __init__(self, ensemble):
+        """Of an uncompiled ensemble, which is trained by one step."""
+        x, y = next(ensemble.batches())
+        with Recorder() as recorder:
+            ensemble.step(x, y)
+        self.device, self.members = ensemble.device, len(ensemble.configs)
+        self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
+        self.scratch, self.graphs = {}, {}
+        self.calls = [pair and (self.kind(*pair), self.product(*pair)) for pair in recorder.calls]
+        self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
 
-    def fill(self, *shape):
-        return torch.randn(shape, device=self.device)
+    def kind(self, a, b):
+        return "x".join(map(str, (*a.shape, b.shape[-1])))
 
-    def scratch(self, *shape):
-        return self.shared["scratch"].setdefault(shape, torch.empty(shape, device=self.device))
+    def product(self, a, b):
+        shape = (*a.shape[:-1], b.shape[-1])
+        out = self.scratch.setdefault(shape, torch.empty(shape, device=self.device))
+        return lambda: torch.matmul(a, b, out=out)
 
-    def build(self, lead, total):
-        """({kind: products}, in the order of the step; copy; in-place sum) of one member, or of all where they are batched."""
-        features, d, depth, batch, classes = self.size
-        state, calls = {k: self.fill(*lead, total) for k in "pmv"} | {"g": self.shared["g"]}, []
+    def copy(self, m):
+        p, g, m, v = self.state[m]
+        m.copy_(p), v.copy_(g)
 
-        def take(flat, at, rows, cols):
-            return flat[..., at : at + rows * cols].unflatten(-1, (rows, cols))
-
-        def add(kind, a, b, out):
-            calls.append((kind, lambda: torch.matmul(a, b, out=out)))
-
-        ends = [features * d, features * d + d * classes]
-        places = [(0, d, features), (ends[0], classes, d)] + [(ends[1] + i * d * d, d, d) for i in range(2 * depth)]
-        (embed, head, *blocks), (g_embed, g_head, *g_blocks) = ([take(state[k], *at) for at in places] for k in "pg")
-        x, out = self.fill(*lead, batch, features), self.scratch(*lead, batch, d)
-        add("embed forward", x, embed.mT, out)
-        for w, z in zip(blocks, self.acts):
-            add("block forward", z, w.mT, out)
-        add("head forward", self.acts[-1], head.mT, self.scratch(*lead, batch, classes))
-        if self.method in LOCAL:
-            rows = d if self.method == "fa" else classes
-            source = self.deltas[0] if self.method == "fa" else self.error
-            for _ in range(depth + (self.method == "dfa")):
-                add("feedback", source, self.fill(*lead, rows, d), out)
-        add("head weight gradient", self.error.mT, self.acts[-1], g_head)
-        add("head input gradient", self.error, head, out)
-        for w, g, z, delta in reversed(list(zip(blocks, g_blocks, self.acts, self.deltas))):
-            if self.method != "frozen":
-                add("block weight gradient", delta.mT, z, g)
-            add("block input gradient", delta, w, out)  # every method trains a LayerNorm or an embedding below it
-        add("embed weight gradient", self.deltas[-1].mT, x, g_embed)
-        p, g, m, v = (state[k][..., : self.trained] for k in "pgmv")
-        return calls, lambda: (m.copy_(p), v.copy_(g)), lambda: (p.add_(g, alpha=1e-9), v.add_(m, alpha=1e-9))
+    def inplace(self, m):
+        p, g, m, v = self.state[m]
+        p.add_(g, alpha=1e-9), v.add_(m, alpha=1e-9)
 
     def time(self, steps):
         """Mean over `steps` repetitions: milliseconds per step of all members, by part, and bandwidth in GB/s."""
@@ -88,19 +92,22 @@ class Floor:
     def time_cpu(self, steps):
         totals, clock = defaultdict(float), time.perf_counter
         for i in range(2 * steps):  # either pass in turn, so that each is seen `steps` times
-            for calls, copy, inplace in self.groups:
-                for kind, call in calls:
-                    start = clock()
-                    call()
-                    totals[kind] += (clock() - start) / 2
+            name, member = ("copy", "inplace")[i % 2], 0
+            for call in self.calls:
                 start = clock()
-                (copy if i % 2 else inplace)()
-                totals["copy" if i % 2 else "inplace"] += clock() - start
+                if call is None:
+                    getattr(self, name)(member)
+                    totals[name] += clock() - start
+                    member += 1
+                else:
+                    call[1]()
+                    totals[call[0]] += (clock() - start) / 2
         return totals
 
     def time_cuda(self, steps):
-        (calls, copy, inplace), *_ = self.groups
-        parts = {"products": lambda: [call() for _, call in calls], "copy": copy, "inplace": inplace}
+        every = range(self.members)
+        parts = {"products": lambda: [call[1]() for call in self.calls if call], "copy": lambda: [self.copy(m) for m in every],
+                 "inplace": lambda: [self.inplace(m) for m in every]}  # fmt: skip
         totals = {}
         for name, part in parts.items():
             if name not in self.graphs:
