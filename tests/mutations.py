@@ -27,7 +27,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "rms-axes": (BASE, 'if how == "batch_rms" else rms(a)', 'if how != "batch_rms" else rms(a)', METHODS),
     "penalty-mean-sum": (BASE, 'self.cfg.penalty_reduction == "mean"', 'self.cfg.penalty_reduction == "sum"', METHODS),
     "exact-embedding": (BASE, "fixed, hs, y, 0).detach()", "fixed, hs, y, 1).detach()", METHODS),
-    "error-sign": ("models/base.py", "(logits, -1) - self.onehot", "(logits, -1) + self.onehot", METHODS),
+    "error-sign": ("models/base.py", "(logits, -1) - (y[", "(logits, -1) + (y[", METHODS),
     "fa-transposed": ("methods/fa.py", 's["feedback"][l] if', 's["feedback"][l].T if', METHODS),
     "fa-level": ("methods/fa.py", "hs[l], a[-1])", "hs[l], a[0])", METHODS),
     "dfa-scale": ("methods/dfa.py", "/ classes**0.5", "/ classes", "test_training.py::test_initial_weights_are_torchs_defaults"),
