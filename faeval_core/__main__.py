@@ -83,10 +83,9 @@ def parser() -> Parser:
     p.add_argument("--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items()))
     for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
         kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
-        if kind is bool:
-            p.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
-        elif kind in (int, float, str) and name not in ("seed", "upstream_epoch"):
-            p.add_argument(flag(name), type=kind, help=text)
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        if kind in (bool, int, float, str) and name not in ("seed", "upstream_epoch"):
+            p.add_argument(flag(name), help=text, **how)
 
     command("status", "what the store has, lacks, and would cost, per study", status)
 
@@ -152,8 +151,7 @@ def status(args) -> None:
     store = Store(args.results)
     records = {r.config.id: r for r in store.all()}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
-    kept = {p.stem: store.load_tensors(p, only_meta=True) for p in checkpoints}
-    progress = {run_id: found[1]["epoch"] for run_id, found in kept.items() if found}
+    progress = {p.stem: kept[1]["epoch"] for p in checkpoints if (kept := store.load_tensors(p, only_meta=True))}
 
     def standing(row):  # (status, seconds left)
         if row["config"]["method"] not in CHOICES["method"]:  # a rule of the user's own that is not registered here

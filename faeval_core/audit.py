@@ -24,7 +24,6 @@ img{max-width:100%}</style>
 class Audit:
     """Records of the audited method and its company, with the verdict as text, table, figure and HTML page."""
 
-    method: str
     base: RunConfig
     arms: dict
 
@@ -35,14 +34,14 @@ class Audit:
     @property
     def lines(self) -> list[str]:
         """The verdict in sentences: protocol as published and scale-invariant, what to withdraw, and paired comparisons."""
-        records = self.arms[self.method]
+        records = self.arms[self.base.method]
         judged = protocol.verdict(records, self.arms["frozen"])
         both = f"{judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} (scale-invariant)"
-        out = [f"{figures.title(self.method)}: {both}."]
+        out = [f"{figures.title(self.base.method)}: {both}."]
         for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
             fired, n = judged.counts[k]
             out.append(f"({k}) {protocol.MEANING[k]}: {fired} of {n} seeds. Withdraw: {protocol.WITHDRAW[k]}.")
-        for other in (name for name in self.arms if name != self.method):
+        for other in (name for name in self.arms if name != self.base.method):
             if found := stats.interval(stats.paired(records, self.arms[other])):
                 settled = "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"
                 out.append(f"Accuracy less {figures.title(other)}'s, paired by seed: {found}: {settled}.")
@@ -70,10 +69,10 @@ class Audit:
 
     def page(self) -> str:
         """A self-contained HTML page: verdict, table, per-level figure, settings."""
-        c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.method])
+        c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.base.method])
         setting = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {seeds}. {CONVENTION}"
         return PAGE.substitute(
-            title=html.escape(f"Audit of {figures.title(self.method)}"), setting=html.escape(setting),
+            title=html.escape(f"Audit of {figures.title(self.base.method)}"), setting=html.escape(setting),
             verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines), table=self.table.T.to_html(border=0),
             image=base64.b64encode(figures.rendered(self.figure(), "png")).decode(),
         )  # fmt: skip
@@ -92,7 +91,7 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     plain = {k: valid[0] for k, valid in METHODS["bp"].creditless.items() if getattr(base, k) not in valid}
     for other, changes in (("bp", plain), ("dfa", {}), ("frozen", plain | {"penalty": 0.0})):
         arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
-    done = Audit(name, base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
+    done = Audit(base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
     if html:
         publish(html, done.page())
     return done

@@ -1,7 +1,5 @@
 """RunConfig: the validated value that names one training run, and the random streams that derive from it."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -119,7 +117,7 @@ class RunConfig:
     model_options: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     diagnose: tuple = ()
-    upstream: RunConfig | None = None
+    upstream: "RunConfig | None" = None
     upstream_epoch: int = 0
 
     def __post_init__(self):
@@ -132,8 +130,7 @@ class RunConfig:
                 object.__setattr__(self, name, checked(name, value, f.default, least))
         method, model = METHODS[self.method], MODELS[self.model]
         for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
-            options = checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key))
-            object.__setattr__(self, key, options)
+            object.__setattr__(self, key, checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key)))
         if wrong := [e for e in self.diagnose if not 0 <= e <= self.epochs]:
             raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
         object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
@@ -147,15 +144,13 @@ class RunConfig:
         method.check(self)
 
     def to_dict(self) -> dict:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
+        return vars(self) | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
 
     @classmethod
-    def from_dict(cls, values: dict) -> RunConfig:
+    def from_dict(cls, values: dict) -> "RunConfig":
         """Inverse of `to_dict`; a field that an older record lacks takes its default."""
         check_known("run parameter", values, {f.name for f in fields(cls)})
-        upstream = values.get("upstream")
-        return cls(**{**values, "upstream": cls.from_dict(upstream) if upstream else None})
+        return cls(**{**values, "upstream": cls.from_dict(values["upstream"]) if values.get("upstream") else None})
 
     @property
     def id(self) -> str:
@@ -171,12 +166,11 @@ class RunConfig:
     def __hash__(self):
         return hash(self.id)
 
-    def with_(self, **changes) -> RunConfig:
+    def with_(self, **changes) -> "RunConfig":
         """A copy with changes; a change of method or model drops the options of the old one."""
-        for owner, key in (("method", "options"), ("model", "model_options")):
-            if changes.get(owner, getattr(self, owner)) != getattr(self, owner):
-                changes.setdefault(key, {})
-        return replace(self, **changes)
+        pairs = (("method", "options"), ("model", "model_options"))
+        dropped = {key: {} for owner, key in pairs if changes.get(owner, getattr(self, owner)) != getattr(self, owner)}
+        return replace(self, **dropped | changes)
 
     @property
     def signature(self) -> str:
@@ -184,6 +178,5 @@ class RunConfig:
         values = {k: v for k, v in self.to_dict().items() if k not in MEMBER_FIELDS}
         method = METHODS[self.method]
         values["options"] = {k: v for k, v in self.options.items() if k not in method.member_options}
-        switches = [self.penalty, self.penalty_h0, self.momentum, *(self.options[k] for k in method.gates)]
-        values["active"] = [v > 0 for v in switches]
+        values["active"] = [v > 0 for v in (self.penalty, self.penalty_h0, self.momentum, *map(self.options.get, method.gates))]
         return json.dumps(values, sort_keys=True)

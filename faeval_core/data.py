@@ -5,7 +5,6 @@ image-folder tree or tar archive `train/<class>/*`, `test/<class>/*` can be regi
 Files live in $FAEVAL_DATA (default ~/.cache/faeval).
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import torch
 
 from . import synthetic
 from .config import check_known, stream, suggest
-from .files import UNREADABLE, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, publish_tensors, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TORCHVISION = {  # name -> (torchvision class, mean, std)
@@ -58,11 +57,9 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """Hash of every pixel, label and normalisation constant."""
-        h = hashlib.sha256(json.dumps([list(self.classes), list(self.mean), list(self.std)]).encode())
-        for t in (self.train_x, self.train_y, self.test_x, self.test_y):
-            h.update(str(tuple(t.shape)).encode())
-            h.update(t.contiguous().numpy().tobytes())
-        return h.hexdigest()[:16]
+        tensors = (self.train_x, self.train_y, self.test_x, self.test_y)
+        told = json.dumps([list(self.classes), list(self.mean), list(self.std)])
+        return digest([told, *(part for t in tensors for part in (str(tuple(t.shape)), t))])[:16]
 
 
 def _digits(name: str) -> Dataset:
@@ -83,9 +80,8 @@ def _torchvision(name: str) -> Dataset:
     try:
         for train in (True, False):
             part = getattr(torchvision.datasets, cls)(data_home(), train=train, download=True)
-            x = torch.as_tensor(part.data)
-            x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
-            tensors += [x.contiguous(), torch.as_tensor(part.targets).long()]
+            x = torch.as_tensor(part.data)  # (N, H, W) or (N, H, W, C)
+            tensors += [x.view(*x.shape[:3], -1).permute(0, 3, 1, 2).contiguous(), torch.as_tensor(part.targets).long()]
     except (OSError, RuntimeError) as e:
         ways_out = "Connect once, or put torchvision's files there, or use `--dataset digits`, or register a copy of your own"
         told = f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). {ways_out}"
@@ -173,11 +169,10 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
     for split, found in rows.items():
         if not found:
             raise ValueError(f"{source} holds no images under {split}/<class>/")
-        if extra := {label for label, *_ in found} - set(classes):
+        labels, _, images = zip(*sorted(found, key=lambda row: row[:2]))
+        if extra := set(labels) - set(classes):
             raise ValueError(f"{split} has classes that train lacks: {sorted(extra)}")
-        found.sort(key=lambda row: row[:2])
-        tensors[f"{split}_x"] = torch.stack([x for *_, x in found])
-        tensors[f"{split}_y"] = torch.tensor([classes.index(label) for label, *_ in found])
+        tensors |= {f"{split}_x": torch.stack(images), f"{split}_y": torch.tensor([classes.index(label) for label in labels])}
     if mean is None or std is None:
         flat = [tensors["train_x"][:, c].double() / 255 for c in range(3)]
         mean, std = ([round(measure(f).item(), 4) for f in flat] for measure in (torch.mean, torch.std))
@@ -196,7 +191,6 @@ class Pixels:
         self.padded = torch.nn.functional.pad(data.train_x, (PADDING,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
         s, edge = self.padded.stride(), 2 * PADDING
-        self.strides = s[0], s[2], s[3]
         # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of crops is one index_select
         crops = (self.n - 1) * s[0] + edge * s[2] + edge * s[3] + 1
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
@@ -220,7 +214,7 @@ class Pixels:
 
     def batch(self, index, dy, dx, flip):
         """Crops of images `index`, flipped where told, normalised: (len(index), C, H, W) float32."""
-        row, down, right = self.strides
+        row, _, down, right = self.padded.stride()
         x = self.windows.index_select(0, index * row + dy * down + dx * right)
         if flip is not None:  # chosen by index_select, four times as fast as torch.where on bytes
             x = torch.cat([x, x.flip(-1)]).index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)

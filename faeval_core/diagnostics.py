@@ -18,9 +18,7 @@ ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured 
 
 def cosine(u, v):
     """Exact cosine over the last axis in float64; NaN where a vector is zero."""
-    u, v = u.double(), v.double()
-    u = u / u.abs().amax(-1, keepdim=True)  # squares of 1e-200 would underflow even here
-    v = v / v.abs().amax(-1, keepdim=True)
+    u, v = (w / w.abs().amax(-1, keepdim=True) for w in (u.double(), v.double()))  # squares of 1e-200 would underflow even here
     return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1))
 
 
@@ -70,12 +68,12 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
 def nudges(method, p64, hs, credit, y):
     """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample RMS, and raw."""
     eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
-    normed, raw = [], []
-    for l, (h, a) in enumerate(zip(hs, credit)):
-        base = method.tail_losses(p64, h, y, l)
-        for step, out in ((a / rms(a).clamp_min(1e-300), normed), (a, raw)):
-            out.append((method.tail_losses(p64, h - eta * step, y, l) - base).mean().item())
-    return normed, raw
+
+    def change(l, step):
+        moved = method.tail_losses(p64, hs[l] - eta * step, y, l)
+        return (moved - method.tail_losses(p64, hs[l], y, l)).mean().item()
+
+    return [change(l, a / rms(a).clamp_min(1e-300)) for l, a in enumerate(credit)], [change(l, a) for l, a in enumerate(credit)]
 
 
 def stability(method, p, x, y):
@@ -130,15 +128,18 @@ def gamma(method, credit, g, cos=cosine):
     return defined_mean(found)
 
 
+def own_gradient(method, p, s, x, y, names) -> dict:
+    """Name -> gradient of the method's scalar on a batch; None where the scalar does not reach a parameter."""
+    leaves = {k: p[k].detach().requires_grad_() for k in names}
+    scalar, _ = method.surrogate(p | leaves, s, x, y)
+    return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
+
+
 def update_alignment(method, p, s, step, x, y):
     """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
     batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained."""
-    model, leaves = method.model, {k: v.detach().requires_grad_() for k, v in p.items()}
-    with torch.enable_grad():
-        scalar, _ = method.surrogate(leaves, s, x, y)
-        own = dict(zip(leaves, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
-        loss = model.loss(model.logits(leaves, model.embed(leaves, x, {}), 0, {}), y)
-        exact = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)))
+    model, own = method.model, own_gradient(method, p, s, x, y, list(p))
+    exact = torch.func.grad(lambda q: model.loss(model.logits(q, model.embed(q, x, {}), 0, {}), y))(p)
 
     def part_cosine(direction, part):
         names = [k for k in direction if k.startswith(part) and method.trains(k) and own[k] is not None]

@@ -20,17 +20,15 @@ LOOK = {
 SPARE = [("#F0E442", "h"), ("#661100", "H"), ("#AA4499", "8")]
 METADATA = {"pdf": {"CreationDate": None, "ModDate": None, "Producer": None}, "png": {"Software": None}}  # without dates
 
-STYLE = {
-    "figure.dpi": 110, "savefig.dpi": 200, "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.25, "lines.linewidth": 1.3, "lines.markersize": 4, "legend.frameon": False,
-    "figure.constrained_layout.use": True, "pdf.fonttype": 42, "svg.hashsalt": "faeval",
-}  # fmt: skip
-
 
 def use_style():
     """Set the style for the figures that follow."""
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update({
+        "figure.dpi": 110, "savefig.dpi": 200, "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
+        "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.alpha": 0.25, "lines.linewidth": 1.3, "lines.markersize": 4, "legend.frameon": False,
+        "figure.constrained_layout.use": True, "pdf.fonttype": 42, "svg.hashsalt": "faeval",
+    })  # fmt: skip
 
 
 def look(method: str):

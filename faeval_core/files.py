@@ -1,5 +1,6 @@
 """Atomic publication of files: a reader sees the old file or the whole new one, never a part."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -38,6 +39,14 @@ def dump_json(value, indent=0) -> str:
     if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
         return "[\n" + ",\n".join(pad + dump_json(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
     return json.dumps(value, allow_nan=False)
+
+
+def digest(parts) -> str:
+    """SHA-256 of texts and of the bytes of tensors, one after another."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(part.encode() if isinstance(part, str) else part.contiguous().numpy().tobytes())
+    return h.hexdigest()
 
 
 def publish_tensors(path: Path, tensors: dict, meta: dict) -> Path:

@@ -56,19 +56,17 @@ def write(results: Path, paper: Path) -> None:
     Each study's numbers under "paper" in its JSON become macros \\<Key>; a macro that the text names and no study made
     fails the build, because LaTeX does not know it.
     """
-    macros, claims = {}, []
-    for notebook, study in studies(results).items():
-        for c in study["claims"]:
-            macros[macro_name("claim", c["name"])] = c["decided"]
-            if c["decided"] != "not run":
-                claims.append([escape(c["statement"]), c["decided"], escape(c["interval"]), notebook.split("_")[0]])
-        macros |= {macro_name(key): value for key, value in study.get("paper", {}).items()}
+    noted = studies(results)
+    claims = [(c, notebook.split("_")[0]) for notebook, study in noted.items() for c in study["claims"]]
+    macros = {macro_name("claim", c["name"]): c["decided"] for c, _ in claims}
+    macros |= {macro_name(key): value for study in noted.values() for key, value in study.get("paper", {}).items()}
     made = [rf"\newcommand{{\{k}}}{{{escape(str(v))}}}" for k, v in sorted(macros.items())]
-    claims = pd.DataFrame(claims, columns=["claim", "decided", "mean [95\\,\\% interval]", "notebook"])
+    rows = [[escape(c["statement"]), c["decided"], escape(c["interval"]), n] for c, n in claims if c["decided"] != "not run"]
+    table = pd.DataFrame(rows, columns=["claim", "decided", "mean [95\\,\\% interval]", "notebook"])
     publish(paper / "generated" / "macros.tex", "\n".join(["% made by faeval_core.latex from results/; do not edit", *made, ""]))
     told = {"column_format": r"p{0.44\linewidth}lp{0.25\linewidth}r", "longtable": True, "caption": CLAIMS, "label": "tab:claims"}
-    publish(paper / "generated" / "claims.tex", claims.to_latex(**told, **BARE))
-    table = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
-    if table.exists():
+    publish(paper / "generated" / "claims.tex", table.to_latex(**told, **BARE))
+    audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
+    if audit.exists():
         for name, key in (("table1", "rows"), ("table1_recipe", "recipe")):
-            publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(table.read_text())[key]))
+            publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(audit.read_text())[key]))

@@ -34,8 +34,7 @@ ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else 
 
 def select(root: Path, names=None) -> list[Path]:
     """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title (audit)."""
-    paths = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    known = {name: p for p in paths for name in (p.stem, *p.stem.split("_", 1))}
+    known = {name: p for p in sorted((root / "notebooks").glob("[0-9]*.ipynb")) for name in (p.stem, *p.stem.split("_", 1))}
     if not known:
         raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
     wanted = [Path(name).stem for name in names or known]
@@ -76,8 +75,7 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
     for path, cell in cells.items():
         if missing := {*FOLDERS, "train"} - cell.keys():
             raise ValueError(f"notebook {path.stem} lacks parameters that every notebook needs: {', '.join(sorted(missing))}")
-        values = {k: given.get(k, PROFILES[profile].get(k.rpartition("_")[2])) for k in cell}
-        passed = {k: v for k, v in values.items() if v is not None}
+        passed = {k: v for k in cell if (v := given.get(k, PROFILES[profile].get(k.rpartition("_")[2]))) is not None}
         for name, value in passed.items():
             if not fits(value, cell[name]):
                 raise ValueError(f"parameter {name!r} of notebook {path.stem} must be like {cell[name]!r}, not {value!r}")
@@ -153,8 +151,7 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
         mark, began = f"[{i}/{len(plan)}] {path.stem}", time.monotonic()
         print(f"{mark} ...", flush=True)
         environment = {} if values["train"] else {"FAEVAL_TRAIN": "0"}  # whatever the notebook forgets
-        if profile == "smoke":  # nets so small that two threads would mostly wait for each other
-            environment["OMP_NUM_THREADS"] = "1"
+        environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}  # nets so small that two threads would only wait
         with patch.dict(os.environ, environment):
             error = execute(path, passed, out / path.name, write_back, progress)
         status, seconds = "failed" if error else "complete", round(time.monotonic() - began, 1)

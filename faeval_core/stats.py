@@ -1,7 +1,6 @@
 """Means over seeds, paired comparisons, and claims decided with their uncertainty."""
 
 import math
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +35,7 @@ def interval(values) -> Interval | None:
     return Interval(n, mean, mean - half, mean + half) if n else None
 
 
-def paired(ours, theirs, value=attrgetter("accuracy")) -> list[float]:
+def paired(ours, theirs, value=lambda record: record.accuracy) -> list[float]:
     """Differences of a value of two record lists, matched by seed; a record whose value is None is left out."""
     mine, other = ({r.config.seed: v for r in records if (v := value(r)) is not None} for records in (ours, theirs))
     return [v - other[seed] for seed, v in mine.items() if seed in other]
@@ -47,8 +46,7 @@ def decide(values, above=None, below=None) -> str:
     else 'undecided'; 'not run' without values. Exactly one of above and below is given."""
     if (above is None) == (below is None):
         raise ValueError("decide needs exactly one of above and below")
-    found = interval(values)
-    if found is None:
+    if (found := interval(values)) is None:
         return "not run"
     low, high, bound = (found.low, found.high, above) if above is not None else (-found.high, -found.low, -below)
     return "holds" if low > bound else "does not hold" if high <= bound else "undecided"

@@ -1,6 +1,5 @@
 """RunRecord and the store: one readable JSON per run, verified when read, beside checkpoints and weight snapshots."""
 
-import hashlib
 import json
 import math
 import warnings
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import RunConfig
-from .files import UNREADABLE, publish_json, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, publish_json, publish_tensors, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
@@ -96,10 +95,9 @@ class Store:
             if cfg not in (None, record.config):
                 raise ValueError("it belongs to another config; has a default changed?")
             return record
-        except FileNotFoundError:
-            return None
         except UNREADABLE as e:
-            warnings.warn(f"record {path} is unreadable and counts as missing ({e})", stacklevel=3)
+            if not isinstance(e, FileNotFoundError):
+                warnings.warn(f"record {path} is unreadable and counts as missing ({e})", stacklevel=3)
             return None
 
     # -- tensors ------------------------------------------------------------------------------------------------------
@@ -118,16 +116,15 @@ class Store:
 
         only_meta: read the header alone, without the tensors and without comparing their digest.
         """
-        if not path.exists():
-            return None
         try:
             tensors, meta = read_tensors(path, only_meta)
             if not only_meta and _digest(tensors) != meta["digest"]:
                 raise ValueError("its digest does not match its content")
+            return tensors, meta
         except UNREADABLE as e:
-            warnings.warn(f"checkpoint {path} is damaged and is made anew ({e})", stacklevel=2)
+            if not isinstance(e, FileNotFoundError):
+                warnings.warn(f"checkpoint {path} is damaged and is made anew ({e})", stacklevel=2)
             return None
-        return tensors, meta
 
     @contextmanager
     def lock(self, name: str, wait=True):
@@ -153,20 +150,15 @@ class Store:
             known = json.loads(path.read_text()) if path.exists() else {}
             if data.name not in known:
                 publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))
-        expected = known.get(data.name, data.fingerprint)
-        if expected != data.fingerprint:
+        if (expected := known.get(data.name, data.fingerprint)) != data.fingerprint:
             here = f"dataset {data.name!r} here has fingerprint {data.fingerprint}"
             way_out = "register your images under another name, or use another results folder"
             raise ValueError(f"{here}, but the records in {self.root} were made on {expected}; {way_out}")
 
 
 def _checksum(science: dict) -> str:
-    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
+    return digest([json.dumps(science, sort_keys=True)])
 
 
 def _digest(tensors) -> str:
-    h = hashlib.sha256()
-    for k in sorted(tensors):
-        h.update(f"{k}{tuple(tensors[k].shape)}{tensors[k].dtype}".encode())
-        h.update(tensors[k].contiguous().numpy().tobytes())
-    return h.hexdigest()
+    return digest(part for k, t in sorted(tensors.items()) for part in (f"{k}{tuple(t.shape)}{t.dtype}", t))

@@ -66,8 +66,8 @@ class Study:
         mean, sd, n = stats.mean_sd(values)
         if metric in tables.DECADES and n:
             mean, sd = tables.geometric(values), None
-        row = {"experiment": experiment, "condition": condition, "metric": metric}
-        self.compared.append({**row, "value": mean, "sd": sd, "n": n, "calibrated": calibrated})
+        row = dict(zip(tables.KEY, (experiment, condition, metric)), value=mean, sd=sd, n=n, calibrated=calibrated)
+        self.compared.append(row)
 
     def beside(self):
         """What `compare` has collected, as a table with the reference values and the verdict of each row."""
@@ -86,10 +86,8 @@ class Study:
 
     def finish(self) -> str:
         """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read."""
-        summary = {
-            "notebook": self.notebook, "state": self.state(), "claims": self.claims, "compared": self.compared,
-            "paper": self.paper, "outputs": self.outputs, "runs": list(self.rows.values()),
-        }  # fmt: skip
+        noted = {k: getattr(self, k) for k in ("claims", "compared", "paper", "outputs")}
+        summary = {"notebook": self.notebook, "state": self.state(), **noted, "runs": list(self.rows.values())}
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
 

@@ -4,8 +4,6 @@ Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own famil
 tenth of the images.
 """
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 
@@ -37,14 +35,12 @@ def tensors(name: str):
     return x[:kept], y[:kept], x[TRAIN : TRAIN + tested], y[TRAIN : TRAIN + tested]
 
 
-@torch.no_grad()
 def labels(x, alpha, depth, generator):
     """The class that a random StudentNet with larger block outputs than at a student's init gives each input."""
     cfg = SimpleNamespace(width=WIDTH, depth=depth, terminal_ln=False, residual=True, model_options={"alpha": alpha})
     teacher = StudentNet(cfg, x.shape[1:], CLASSES)
     p = teacher.init(generator)
     for l in range(depth):
-        w = p[f"blocks.{l}.fc2.weight"]
-        w.mul_(TEACHER_STD / w.std())
+        p[f"blocks.{l}.fc2.weight"] *= TEACHER_STD / p[f"blocks.{l}.fc2.weight"].std()
     logits = teacher.logits(p, teacher.embed(p, x))
     return (logits - logits.mean(0)).argmax(-1)  # centred, so that no class is lost

@@ -1,8 +1,7 @@
 """Tables that notebooks show and the paper includes, and our value beside every reference value."""
 
-import math
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 
 import pandas as pd
 
@@ -35,8 +34,8 @@ def level_value(key):
 
 def geometric(values) -> float | None:
     """Geometric mean of the positive values, None without any."""
-    logs = [math.log(v) for v in values if v]
-    return math.exp(sum(logs) / len(logs)) if logs else None
+    found = [v for v in values if v]
+    return geometric_mean(found) if found else None
 
 
 def magnitude(values) -> str:
@@ -74,17 +73,14 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
     digits: of the cosines.
     """
-
-    def shown(r):
-        return {
-            "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
-            "deep cos (published)": pm(r["deep_cos_published"], digits),
-            "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
-            "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": pm(r["growth"], 1),
-            "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
-        }  # fmt: skip
-
-    return pd.DataFrame(map(shown, rows)).set_index("method")
+    shown = [{
+        "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
+        "deep cos (published)": pm(r["deep_cos_published"], digits),
+        "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
+        "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": pm(r["growth"], 1),
+        "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
+    } for r in rows]  # fmt: skip
+    return pd.DataFrame(shown).set_index("method")
 
 
 # -- beside the reference -----------------------------------------------------------------------------------------------
@@ -94,7 +90,7 @@ def agrees(metric, ours, value, diff_se) -> bool:
     """Reproduced: accuracies and their differences within 0.015, norms within a factor of 10, flags equal, cosines and
     correlations within max(0.05, 20 %), others within 20 %; or, for any but norms and flags, within two standard errors."""
     if metric in DECADES:
-        return ours > 0 and abs(math.log10(ours / value)) <= 1
+        return 0.1 <= ours / value <= 10
     if metric.endswith("_fires"):
         return round(ours) == value
     close = 0.2 * abs(value)

@@ -146,7 +146,7 @@ def test_vector_fields_loss_vanishes_at_its_own_target(batch, target, monkeypatc
     candidates = {"fd": exact, "zero": [torch.zeros_like(a) for a in exact]}
     losses = {}
     for name, field in candidates.items():
-        monkeypatch.setattr(method, "field", lambda *a, field=field: field)
+        monkeypatch.setattr(method, "learned", lambda *a, field=field: field)
         losses[name] = float(method.auxiliary(p, s, hs, logits, batch[1])[0])
     assert losses.get(target, 0) < 1e-5 and all(v > 0.1 for k, v in losses.items() if k != target)
 
@@ -346,7 +346,7 @@ def test_controls_of_the_blend(batch):
         torch.testing.assert_close(a.norm(dim=1), blended.norm(dim=1))
     for inputs, alike in (("time", False), ("constant", True)):
         method, model, p, s, *_ = shallow("vec", batch, options={"inputs": inputs})
-        found = torch.stack(method.field(p, s, hs, logits, batch[1]))
+        found = torch.stack(method.learned(p, s, hs, logits, batch[1]))
         assert (found - found[:, :1]).abs().max() < 1e-12  # every sample gets the same
         assert bool((found - found[:1]).abs().max() < 1e-12) == alike
 

@@ -18,8 +18,7 @@ def register(method: type[Method]) -> type[Method]:
     """Add a method class under its `name`; usable as a decorator. Raise its `version` when its meaning changes."""
     if not (isinstance(method, type) and issubclass(method, Method) and method.name):
         raise TypeError(f"register needs a subclass of Method with a name, not {method!r}")
-    known = METHODS.get(method.name)
-    if known is not None and known.__module__.startswith("faeval_core."):
+    if METHODS.get(method.name, method).__module__.startswith("faeval_core."):
         raise ValueError(f"the method name {method.name!r} belongs to faeval itself; choose another")
     METHODS[method.name] = method
     return method

@@ -24,6 +24,11 @@ def unit(a):
     return a / rms(a).clamp_min(1e-30)
 
 
+def flat_norm(h):
+    """LayerNorm of states as one long vector each."""
+    return F.layer_norm(h.flatten(1), (h[0].numel(),))
+
+
 def normalise(a, how: str):
     """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is.
 
@@ -77,10 +82,8 @@ class Method:
 
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` is trained at all."""
-        if name.startswith("aux."):
-            return True
-        fixed = self.model.frozen_parameter(name) or (name.startswith("embed.") and self.cfg.embedding == "init")
-        return self.cfg.train_net and not fixed
+        fixed = name.endswith(self.model.statistics) or (name.startswith("embed.") and self.cfg.embedding == "init")
+        return name.startswith("aux.") or (self.cfg.train_net and not fixed)
 
     def learns(self, cfg, epoch: int, name: str) -> bool:
         """Whether a trained parameter moves in this epoch."""

@@ -1,7 +1,5 @@
 """Direct feedback alignment (Nøkland, 2016): every level hears the output error through a fixed random matrix."""
 
-import math
-
 import torch
 
 from .base import LocalMethod
@@ -26,7 +24,7 @@ class DFA(LocalMethod):
                 raise ValueError(f"run continues {up.id} with other feedback; give it the seed {up.seed} and its feedback_scale")
 
     def init_state(self, cfg, generator):
-        classes, sizes = self.model.classes, [math.prod(level) for level in self.model.levels]
+        classes, sizes = self.model.classes, self.model.sizes
         scale = cfg.options["feedback_scale"] / classes**0.5
         if len(set(sizes)) == 1:  # one tensor, so that one product serves all levels
             return {"feedback": torch.randn((len(sizes), classes, sizes[0]), generator=generator) * scale}

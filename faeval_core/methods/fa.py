@@ -18,9 +18,10 @@ class Structured(LocalMethod):
         """`name.feedback` -> matrix; a weight of a product inside a block that has none carries errors back itself."""
         return {}
 
-    def weights(self, p):
-        """Names of the weights that errors would travel back through, without '.weight'."""
-        return [k.removesuffix(".weight") for k in p if k.startswith("blocks.") and k.endswith(".weight") and p[k].ndim > 1]
+    def weights(self, p) -> dict:
+        """The weights that errors would travel back through, by name without '.weight'."""
+        told = {k.removesuffix(".weight"): v for k, v in p.items() if k.startswith("blocks.") and k.endswith(".weight")}
+        return {k: w for k, w in told.items() if w.ndim > 1}
 
     def credit(self, p, s, hs, logits, y):
         p = p | self.feedback(p, s)
@@ -46,21 +47,17 @@ class FA(Structured):
     options = {"feedback_scale": 1.0}
     member_options = ("feedback_scale",)
 
-    def dense(self):
-        return all(len(level) == 1 for level in self.model.levels)
-
     def init_state(self, cfg, generator):
         d, scale = self.model.width, cfg.options["feedback_scale"]
-        if self.dense():
+        if all(len(level) == 1 for level in self.model.levels):
             return {"feedback": torch.randn((self.model.depth, d, d), generator=generator) * (scale / d**0.5)}
-        drawn = self.model.init(generator)
-        return {f"{k}.feedback": drawn[f"{k}.weight"] * scale for k in self.weights(drawn)}
+        return {f"{k}.feedback": w * scale for k, w in self.weights(self.model.init(generator)).items()}
 
     def feedback(self, p, s):
         return {k: v for k, v in s.items() if k.endswith(".feedback")}
 
     def back(self, p, s, l, h, a):
-        return a @ s["feedback"][l] if self.dense() else super().back(p, s, l, h, a)
+        return a @ s["feedback"][l] if "feedback" in s else super().back(p, s, l, h, a)
 
 
 class Oracle(Structured):
@@ -77,8 +74,7 @@ class SignSymmetric(Structured):
     cost = 1.8
 
     def feedback(self, p, s):
-        weights = {k: p[f"{k}.weight"] for k in self.weights(p)}
-        return {f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in weights.items()}
+        return {f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in self.weights(p).items()}
 
 
 class KolenPollack(Structured):
@@ -88,13 +84,12 @@ class KolenPollack(Structured):
     cost = 1.8
 
     def init_params(self, cfg, generator):
-        drawn = self.model.init(generator)
-        return {f"aux.{k}": drawn[f"{k}.weight"] for k in self.weights(drawn)}
+        return {f"aux.{k}": w for k, w in self.weights(self.model.init(generator)).items()}
 
     def feedback(self, p, s):
         return {f"{k}.feedback": p[f"aux.{k}"] for k in self.weights(p)}
 
     def surrogate(self, p, s, x, y):
         """B enters every block's weight with value zero, which gives it the gradient of W."""
-        shared = {f"{k}.weight": p[f"{k}.weight"] + (p[f"aux.{k}"] - p[f"aux.{k}"].detach()) for k in self.weights(p)}
+        shared = {f"{k}.weight": w + (p[f"aux.{k}"] - p[f"aux.{k}"].detach()) for k, w in self.weights(p).items()}
         return super().surrogate({**p, **shared}, s, x, y)

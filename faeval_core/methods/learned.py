@@ -1,25 +1,22 @@
 """Learned credit: what the State Bridge, the Credit Bridge and the vector field share, blends and schedules included."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import normalise, rms, unit
+from .base import flat_norm, normalise, rms, unit
 from .dfa import DFA
 
-CODES = ("eT", "deltaL", "eT_hL", "deltaL_hL")
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
-MIXES = ("raw", "unit", "dfa")
 TINY = 1e-30  # what a squared scale is divided by at least: a fitted batch may have no gradient left
 
 
 class Learned(DFA):
     """Credit α·aux + (1-α)·DFA, where aux comes from a net trained beside the model on detached states.
 
+    Subclasses define `outputs` (sizes of the net's output for levels 0..L), `learned` (a_0..a_L of aux) and `auxiliary`.
     The net: W_h LN(h_l) + W_s [t_l, s] → GELU → `layers` more of width `hidden` → output. States of tokens or feature
     maps enter as one long vector, with one W_h for each size of level.
     code: what s holds: e_T, or δ_L over its RMS, each alone or with a fixed random projection of LN(h_L).
@@ -37,48 +34,36 @@ class Learned(DFA):
     }  # fmt: skip
     member_options = ("feedback_scale", "alpha", "wr", "start", "stop", "decay", "last", "freeze_after", "refit_every")
     stream = "dfa"  # the feedback of a DFA run with the same seed, so that a run can go on from one
-    choices = {"code": CODES, "mix": MIXES}
+    choices = {"code": ("eT", "deltaL", "eT_hL", "deltaL_hL"), "mix": ("raw", "unit", "dfa")}
 
     @classmethod
     def check(cls, cfg):
         super().check(cfg)
         o = cfg.options
-        for name, valid in cls.choices.items():
-            if o[name] not in valid:
-                raise ValueError(f"option {name} of method {cls.name!r} must be one of {', '.join(valid)}, not {o[name]!r}")
-        for name in ("wr", "alpha"):
-            if not 0 <= o[name] <= 1:
-                raise ValueError(f"option {name} of method {cls.name!r} must lie in [0, 1], not {o[name]}")
-        for name in {"hidden", "M", "K"} & set(o):
-            if o[name] < 1:
-                raise ValueError(f"option {name} of method {cls.name!r} must be at least 1, not {o[name]}")
+        rules = {name: (o[name] in valid, f"be one of {', '.join(valid)}") for name, valid in cls.choices.items()}
+        rules |= {name: (0 <= o[name] <= 1, "lie in [0, 1]") for name in ("wr", "alpha")}
+        rules |= {name: (o[name] >= 1, "be at least 1") for name in ("hidden", "M", "K") if name in o}
+        rules |= {name: (o[name] > 0, "be above 0") for name in ("fd_step",) if name in o}
+        for name, (kept, rule) in rules.items():
+            if not kept:
+                raise ValueError(f"option {name} of method {cls.name!r} must {rule}, not {o[name]!r}")
         if o["last"] > cfg.depth or 0 < o["stop"] <= o["start"]:
             raise ValueError(f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}")
 
     # -- the net ------------------------------------------------------------------------------------------------------
 
-    def outputs(self) -> list[int]:
-        """Sizes of the output for levels 0..L."""
-        raise NotImplementedError
-
-    def sizes(self):
-        return [math.prod(level) for level in self.model.levels]
-
     def init_params(self, cfg, generator):
-        new, h, sizes = Init(generator), cfg.options["hidden"], self.sizes()
-        for n in dict.fromkeys(sizes):
-            new.uniform(f"aux.in{n}", h, n)
-        code = {"e": self.model.classes, "d": sizes[-1]}[cfg.options["code"][0]]
+        new, h, sizes = Init(generator), cfg.options["hidden"], self.model.sizes
+        code = 1 + (self.model.classes if cfg.options["code"].startswith("eT") else sizes[-1])
         code += PROJECTED if cfg.options["code"].endswith("_hL") else 0
-        new.uniform("aux.code", h, 1 + code)
-        for i in range(cfg.options["layers"]):
-            new.uniform(f"aux.mid{i}", h, h)
-        for n in dict.fromkeys(self.outputs()):
-            new.uniform(f"aux.out{n}", n, h)
+        shapes = {f"in{n}": (h, n) for n in sizes} | {"code": (h, code)}
+        shapes |= {f"mid{i}": (h, h) for i in range(cfg.options["layers"])} | {f"out{n}": (n, h) for n in self.outputs()}
+        for name, shape in shapes.items():
+            new.uniform(f"aux.{name}", *shape)
         return new.p
 
     def init_state(self, cfg, generator):
-        state, n = super().init_state(cfg, generator), self.sizes()[-1]
+        state, n = super().init_state(cfg, generator), self.model.sizes[-1]
         if cfg.options["code"].endswith("_hL"):
             state["projection"] = torch.randn((n, PROJECTED), generator=generator) / n**0.5
         return state
@@ -86,11 +71,9 @@ class Learned(DFA):
     def code(self, p, s, hs, logits, y):
         """The conditioning s, (batch, features)."""
         name = self.cfg.options["code"]
-        error = self.model.output_error(logits, y) if name.startswith("eT") else self.terminal(p, hs, y)
-        error = error if name.startswith("eT") else unit(error.flatten(1))
+        error = self.model.output_error(logits, y) if name.startswith("eT") else unit(self.terminal(p, hs, y).flatten(1))
         if name.endswith("_hL"):
-            top = hs[-1].flatten(1)
-            error = torch.cat([error, F.layer_norm(top, top.shape[1:]) @ s["projection"]], -1)
+            error = torch.cat([error, flat_norm(hs[-1]) @ s["projection"]], -1)
         return error
 
     def terminal(self, p, hs, y):
@@ -102,23 +85,15 @@ class Learned(DFA):
 
         A state may hold several copies of the batch, one after another; the code holds the batch once.
         """
-        levels, out, heads = list(range(len(hs)) if levels is None else levels), self.outputs(), []
+        levels, out = list(range(len(hs)) if levels is None else levels), self.outputs()
         time = timed * code.new_tensor(levels)[:, None] / self.model.depth
         w_time, w_code = p["aux.code.weight"].split([1, code.shape[1]], 1)
         given = F.linear(time, w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
-        for h in hs:
-            h = h.flatten(1)
-            z = F.linear(F.layer_norm(h, h.shape[1:]), p[f"aux.in{h.shape[1]}.weight"], p[f"aux.in{h.shape[1]}.bias"])
-            heads.append(z.unflatten(0, (-1, len(code))))
-        z = F.gelu(torch.stack(heads) + given[:, None])  # (levels, copies, batch, hidden)
+        heads = [self.model.linear(p, f"aux.in{h[0].numel()}", flat_norm(h)) for h in hs]
+        z = F.gelu(torch.stack(heads).unflatten(1, (-1, len(code))) + given[:, None])  # (levels, copies, batch, hidden)
         for i in range(self.cfg.options["layers"]):
-            z = F.gelu(F.linear(z, p[f"aux.mid{i}.weight"], p[f"aux.mid{i}.bias"]))
-        ends = zip(z.flatten(1, 2), (f"aux.out{out[l]}" for l in levels))
-        return [F.linear(zl, p[f"{name}.weight"], p[f"{name}.bias"]) for zl, name in ends]
-
-    def learned(self, p, s, hs, logits, y):
-        """aux: its credit a_0..a_L."""
-        raise NotImplementedError
+            z = F.gelu(self.model.linear(p, f"aux.mid{i}", z))
+        return [self.model.linear(p, f"aux.out{out[l]}", zl) for l, zl in zip(levels, z.flatten(1, 2))]
 
     # -- blend and schedule -------------------------------------------------------------------------------------------
 
@@ -132,11 +107,8 @@ class Learned(DFA):
         return {"blend": torch.tensor([weight if l >= first else 0.0 for l in range(depth + 1)])}
 
     def learns(self, cfg, epoch, name):
-        o = cfg.options
-        if not name.startswith("aux."):
-            return True
-        frozen = 0 <= o["freeze_after"] <= epoch
-        return not frozen and (o["refit_every"] == 0 or epoch % o["refit_every"] == 0)
+        after, every = cfg.options["freeze_after"], cfg.options["refit_every"] or 1
+        return not name.startswith("aux.") or (epoch % every == 0 and not 0 <= after <= epoch)
 
     def credit(self, p, s, hs, logits, y):
         if not self.hears:

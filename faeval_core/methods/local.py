@@ -1,12 +1,9 @@
 """Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier at every level."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import LocalMethod
+from .base import LocalMethod, flat_norm
 
 
 class LocalLoss(LocalMethod):
@@ -17,13 +14,12 @@ class LocalLoss(LocalMethod):
 
     def init_params(self, cfg, generator):
         new = Init(generator)
-        for l, level in enumerate(self.model.levels):
-            new.uniform(f"aux.head{l}", self.model.classes, math.prod(level))
+        for l, n in enumerate(self.model.sizes):
+            new.uniform(f"aux.head{l}", self.model.classes, n)
         return new.p
 
     def local_losses(self, p, hs, y):
-        zs = [F.layer_norm(h.flatten(1), (h[0].numel(),)) for h in hs]
-        heads = [F.linear(z, p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"]) for l, z in enumerate(zs)]
+        heads = [self.model.linear(p, f"aux.head{l}", flat_norm(h)) for l, h in enumerate(hs)]
         return sum(self.model.losses(logits, y).sum() for logits in heads)
 
     def credit(self, p, s, hs, logits, y):

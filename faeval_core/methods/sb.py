@@ -1,7 +1,5 @@
 """State Bridge: a net predicts the terminal state, and credit is the gradient of the loss of its prediction."""
 
-from __future__ import annotations
-
 import torch
 
 from .learned import TINY, Learned
@@ -21,14 +19,13 @@ class StateBridge(Learned):
     choices = Learned.choices | {"loss": ("nmse", "mse")}
 
     def outputs(self):
-        return [self.sizes()[-1]] * (self.model.depth + 1)
+        return self.model.sizes[-1:] * (self.model.depth + 1)
 
     def predicted(self, p, hs, code, top):
         """G at every level, (L+1, batch, size of level L)."""
         unit = top.square().mean().sqrt() if self.cfg.options["loss"] == "nmse" else 1.0
-        skip = self.cfg.options["skip"]
         guesses = zip(self.net(p, hs, code), (h.flatten(1) for h in hs))
-        return torch.stack([unit * g + (h if skip and h.shape == g.shape else 0) for g, h in guesses])
+        return torch.stack([unit * g + (h if self.cfg.options["skip"] and h.shape == g.shape else 0) for g, h in guesses])
 
     def learned(self, p, s, hs, logits, y):
         code, top = self.code(p, s, hs, logits, y), hs[-1]
@@ -42,6 +39,5 @@ class StateBridge(Learned):
     def auxiliary(self, p, s, hs, logits, y):
         top = hs[-1].flatten(1)
         error = (self.predicted(p, hs, self.code(p, s, hs, logits, y), top) - top).square()
-        if self.cfg.options["loss"] == "mse":
-            return error.mean((1, 2)).sum(), {}
-        return error.mean((1, 2)).sum() / top.square().mean().clamp_min(TINY), {}
+        scale = top.square().mean().clamp_min(TINY) if self.cfg.options["loss"] == "nmse" else 1.0
+        return error.mean((1, 2)).sum() / scale, {}

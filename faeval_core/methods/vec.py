@@ -1,7 +1,5 @@
 """Vector credit field: a net writes the credit itself, fitted to finite differences of the loss along random directions."""
 
-from __future__ import annotations
-
 import torch
 
 from .base import rms, unit
@@ -33,21 +31,14 @@ class VectorField(Learned):
         "source": ("net", "level", "gaussian", "scaled_dfa"),
     }
 
-    @classmethod
-    def check(cls, cfg):
-        super().check(cfg)
-        if cfg.options["fd_step"] == 0:
-            raise ValueError("option fd_step of method 'vec' must be above 0")
-
     def outputs(self):
-        return self.sizes()
+        return self.model.sizes
 
     def init_params(self, cfg, generator):
         if cfg.options["source"] == "gaussian":
             return {}
         if cfg.options["source"] == "level":
-            sizes = enumerate(self.sizes())
-            return {f"aux.level{l}": torch.empty(n).normal_(0, 0.1, generator=generator) for l, n in sizes}
+            return {f"aux.level{l}": torch.empty(n).normal_(0, 0.1, generator=generator) for l, n in enumerate(self.model.sizes)}
         return super().init_params(cfg, generator)
 
     def noise(self, batch):
@@ -61,8 +52,9 @@ class VectorField(Learned):
             shapes |= {f"target.{l}": (self.cfg.options["M"], batch) for l, _ in levels}
         return shapes
 
-    def field(self, p, s, hs, logits, y):
-        """a_φ at every level."""
+    def learned(self, p, s, hs, logits, y):
+        if self.cfg.options["source"] == "gaussian":
+            return [s[f"gaussian.{l}"] * rms(a) for l, a in enumerate(self.direct(s, logits, y))]
         scale, inputs = self.terminal(p, hs, y).square().mean().sqrt(), self.cfg.options["inputs"]
         if self.cfg.options["source"] == "level":
             raw = [p[f"aux.level{l}"].expand(len(y), -1) for l in range(len(hs))]
@@ -71,12 +63,6 @@ class VectorField(Learned):
             seen = hs if inputs == "full" else [torch.zeros_like(h) for h in hs]
             raw = self.net(p, seen, code if inputs == "full" else torch.zeros_like(code), timed=inputs != "constant")
         return [scale * a.view_as(h) for a, h in zip(raw, hs)]
-
-    def learned(self, p, s, hs, logits, y):
-        source = self.cfg.options["source"]
-        if source == "gaussian":
-            return [s[f"gaussian.{l}"] * rms(a) for l, a in enumerate(self.direct(s, logits, y))]
-        return self.field(p, s, hs, logits, y)
 
     def credit(self, p, s, hs, logits, y):
         blended = super().credit(p, s, hs, logits, y)
@@ -88,8 +74,7 @@ class VectorField(Learned):
         """Per level: unit directions v (M, batch, …) and the loss's finite differences along them over ε, (M, batch)."""
         found = []
         for l, (h, v) in enumerate(zip(hs, directions)):
-            axes = tuple(range(2, v.ndim))
-            v = v / v.square().sum(axes, keepdim=True).sqrt()
+            v = v / v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
             eps = step * h.square().sum(tuple(range(1, h.ndim)), keepdim=True).sqrt()
             up = self.moved_losses(p, h + eps * v, y, l)
             one = self.cfg.options["one_sided"]
@@ -99,13 +84,12 @@ class VectorField(Learned):
 
     def moved_losses(self, p, states, y, level):
         """Losses, (copies, batch), of copies of a batch of states at a level."""
-        logits = self.model.logits(p, states.flatten(0, 1), level, {})
-        return self.model.losses(logits, y.repeat(len(states))).view(len(states), -1)
+        return self.tail_losses(p, states.flatten(0, 1), y.repeat(len(states)), level).view(len(states), -1)
 
     def auxiliary(self, p, s, hs, logits, y):
         if self.cfg.options["source"] == "gaussian":
             return 0.0, {}
-        fields, scalar, target = self.field(p, s, hs, logits, y), 0.0, self.cfg.options["target"]
+        fields, scalar, target = self.learned(p, s, hs, logits, y), 0.0, self.cfg.options["target"]
         directions = [s[f"direction.{l}"] for l in range(len(hs))]
         for l, (a, (v, slope)) in enumerate(zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))):
             scale, slope = slope.square().mean().detach().clamp_min(TINY), slope.detach()

@@ -1,6 +1,7 @@
 """What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
 
 import math
+import re
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 class Model:
     """A stack h_0 = embed(x), h_{l+1} = add(h_l, f_l(h_l)), logits = readout(h_L); parameters and shapes are one member's.
 
-    Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed, block and readout. `stats`:
+    Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed and block. `stats`:
     None takes normalisation statistics from the parameters (evaluation); a dict asks for those of the batch, and receives
     the parameters' new running values (training). Models without batch statistics ignore it.
     """
@@ -20,6 +21,8 @@ class Model:
     terminal_ln = residual = True  # whether it has a LayerNorm before the head, and adds h_l to f_l
     controls = False  # whether terminal_ln=False and residual=False are available
     probe = 1024  # images of the fixed diagnostic batch, cut to what the dataset has
+    writers = r"embed\.|blocks\.\d+\.fc2\."  # pattern of the parameters that write to the stream
+    statistics: tuple = ()  # how names of parameters end that are never trained, such as running statistics
     process_noise = 0.0  # standard deviation of noise added to every state while training
 
     def __init__(self, cfg, image_shape, classes):
@@ -37,6 +40,11 @@ class Model:
             if not (cls.controls or getattr(cfg, name)):
                 raise ValueError(f"model {cfg.model!r} has no control {name}=False; resmlp has")
 
+    @property
+    def sizes(self):
+        """Numbers of features of the states h_0..h_L, each as one long vector."""
+        return [math.prod(level) for level in self.levels]
+
     def add(self, h, f):
         """h_{l+1} from h_l and f_l."""
         return h + f if self.residual else f
@@ -52,6 +60,10 @@ class Model:
         """Logits from h at level `start`."""
         return self.readout(p, self.states(p, h, start, stats)[-1])
 
+    def readout(self, p, h):
+        """Logits from h_L."""
+        return self.linear(p, "readout.head", self.layer_norm(p, "readout.ln", h) if self.terminal_ln else h)
+
     def losses(self, logits, y):
         """Loss of each sample, (batch,): the cross-entropy."""
         return F.cross_entropy(logits, y, reduction="none")
@@ -62,18 +74,14 @@ class Model:
 
     def output_error(self, logits, y):
         """e_T, the derivative of each sample's loss by its logits, (batch, C): softmax(logits) - onehot(y)."""
-        return torch.softmax(logits, -1) - self.onehot(logits, y)
-
-    def onehot(self, logits, y):
-        return (y[:, None] == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        return torch.softmax(logits, -1) - (y[:, None] == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
 
     def vectors(self, h):
-        """States, gradients or credit (batch, *level) as (batch, positions, features): Γ and norms are per position."""
-        return h.flatten(1)[:, None]
+        """States, gradients or credit (batch, *level) as (batch, positions, features): Γ and norms are per position.
 
-    def frozen_parameter(self, name) -> bool:
-        """Whether a parameter is never trained, such as running statistics."""
-        return False
+        Tokens are positions, (batch, tokens, width); vectors and feature maps have one.
+        """
+        return h if h.ndim == 3 else h.flatten(1)[:, None]
 
     def linear(self, p, name, x):
         """x W^T + b; where p has `name.feedback`, errors travel back through that matrix instead of W."""
@@ -92,14 +100,10 @@ class Model:
         """
         if not self.embedded:
             return dict(p)
-        q = {k: v * c if k.startswith(tuple(self.writers())) else v for k, v in p.items()}
+        q = {k: v * c if re.match(self.writers, k) else v for k, v in p.items()}
         if not self.terminal_ln:
             q["readout.head.weight"] = p["readout.head.weight"] / c
         return q
-
-    def writers(self):
-        """Prefixes of the parameters that `rescaled` multiplies."""
-        return ["embed."] + [f"blocks.{l}.fc2." for l in range(self.depth)]
 
 
 def through(product, p: dict, name: str, x):

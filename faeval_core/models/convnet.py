@@ -20,6 +20,8 @@ class ConvNet(Model):
     options = {"channels": 32}
     terminal_ln = residual = False
     probe = 256
+    writers = r".*\.bn\.(weight|bias)|blocks\.2\.fc\.bias"  # the hidden layer's input is scaled already
+    statistics = (".mean", ".var")
 
     def __init__(self, cfg, image_shape, classes):
         super().__init__(cfg, image_shape, classes)
@@ -65,17 +67,6 @@ class ConvNet(Model):
         if l < 2:
             return self.stage(p, f"blocks.{l}.", h, stats)
         return F.relu(self.linear(p, "blocks.2.fc", h.flatten(1)))
-
-    def readout(self, p, h):
-        return self.linear(p, "readout.head", h)
-
-    def frozen_parameter(self, name):
-        return name.endswith((".mean", ".var"))
-
-    def writers(self):
-        """The affine part of each BatchNorm, and the hidden layer's bias: its input is scaled already."""
-        scaled = [f"{name}.bn.{part}" for name in ("embed", "blocks.0", "blocks.1") for part in ("weight", "bias")]
-        return [*scaled, "blocks.2.fc.bias"]
 
     def rescaled(self, p, c):
         """As elsewhere; the next convolution's running statistics are those of inputs c times as large."""

@@ -1,7 +1,5 @@
 """ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain linear layers."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +13,7 @@ class ResMLP(Model):
     """
 
     controls = True
+    activation = staticmethod(F.gelu)
 
     def init(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """PyTorch's default Linear and LayerNorm init; each block's second Linear is N(0, 0.01²) with zero bias.
@@ -33,9 +32,6 @@ class ResMLP(Model):
         new.uniform("readout.head", self.classes, d)
         return new.p
 
-    def activation(self, z):
-        return F.gelu(z)
-
     def embed(self, p, x, stats=None):
         return self.linear(p, "embed", x.flatten(1)) if self.embedded else x.flatten(1)  # h_0
 
@@ -44,9 +40,6 @@ class ResMLP(Model):
         b = f"blocks.{l}."
         z = self.activation(self.linear(p, b + "fc1", self.layer_norm(p, b + "ln", h)))
         return self.linear(p, b + "fc2", z)
-
-    def readout(self, p, h):
-        return self.linear(p, "readout.head", self.layer_norm(p, "readout.ln", h) if self.terminal_ln else h)
 
 
 class StudentNet(ResMLP):
@@ -80,8 +73,8 @@ class ToyLQ(ResMLP):
     def init(self, generator):
         new, d = Init(generator), self.width
         for l in range(self.depth):
-            new.normal(f"blocks.{l}.fc2", self.cfg.model_options["mixing"] / math.sqrt(d), d, d)
-        new.normal("readout.head", 1 / math.sqrt(d), self.classes, d)
+            new.normal(f"blocks.{l}.fc2", self.cfg.model_options["mixing"] / d**0.5, d, d)
+        new.normal("readout.head", 1 / d**0.5, self.classes, d)
         return new.p
 
     def block(self, p, l, h, stats=None):

@@ -15,6 +15,7 @@ class ViTMini(Model):
 
     options = {"patch": 4, "heads": 4, "mlp_ratio": 2}
     probe = 256
+    writers = r"embed\.|blocks\.\d+\.(proj|fc2)\."
 
     def __init__(self, cfg, image_shape, classes):
         super().__init__(cfg, image_shape, classes)
@@ -63,10 +64,4 @@ class ViTMini(Model):
         return attended + self.linear(p, b + "fc2", z)
 
     def readout(self, p, h):
-        return self.linear(p, "readout.head", self.layer_norm(p, "readout.ln", h[:, 0]))
-
-    def vectors(self, h):
-        return h
-
-    def writers(self):
-        return ["embed."] + [f"blocks.{l}.{part}." for l in range(self.depth) for part in ("proj", "fc2")]
+        return super().readout(p, h[:, 0])
