@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 FULL = {"width": 256, "depth": 4, "batch": 128, "images": 50_000, "tests": 10_000, "warmup": 10, "steps": 40, "repeats": 5}
 QUICK = {"width": 16, "depth": 2, "batch": 8, "images": 256, "tests": 128, "warmup": 1, "steps": 3, "repeats": 2}
 METHODS = ("dfa", "fa", "bp", "frozen")  # which the plain script has, too
-LEARNED = ("ep", "sb", "cb", "vec", "kp", "local")
+LEARNED = ("ep", "sb", "cb", "vec", "local")
 ROWS = [(m, n, True) for m in METHODS for n in (3, 1)] + [(m, 3, True) for m in LEARNED] + [("dfa", 16, True), ("dfa", 3, False)]
 KEYS = (
     "name", "method", "members", "precision", "sec_per_run_epoch", "ratio_plain", "ratio_serial", "ratio_floor", "peak_mb",
