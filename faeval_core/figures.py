@@ -78,7 +78,7 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
     stats = [mean_sd(column) for column in zip(*rows)]
     levels = np.arange(len(stats))
     known = [i for i, (m, _, _) in enumerate(stats) if m is not None]
-    mean, sd = ([stats[i][k] or 0 for i in known] for k in (0, 1))
+    mean, sd = ([np.nan if stats[i][k] is None else stats[i][k] for i in known] for k in (0, 1))  # one seed has no bar
     ax.errorbar(levels[known] + offset, mean, sd, color=colour, marker=marker, capsize=2, label=label or title(method), **kw)
     if gone := [i for i in levels if i not in known]:
         ax.plot(levels[gone] + offset, np.zeros(len(gone)), "x", color=colour)
@@ -86,9 +86,10 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
 
 
 def note_empty(*axes):
-    """Write 'not run' across the axes that hold no measured points."""
+    """Write 'not run' across the axes that hold no measured points, and take their ticks away."""
     for ax in axes:
         if not ax.containers:
+            ax.set(xticks=[], yticks=[])
             ax.text(0.5, 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
 
 

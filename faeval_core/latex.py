@@ -68,5 +68,5 @@ def write(results: Path, paper: Path) -> None:
     publish(paper / "generated" / "claims.tex", table.to_latex(**told, **BARE))
     audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if audit.exists():
-        for name, key in (("table1", "rows"), ("table1_recipe", "recipe")):
+        for name, key in (("table1", "rows"), ("table_raw", "raw")):
             publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(audit.read_text())[key]))

@@ -161,9 +161,11 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
     places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {"executed": out}
     results = places["results"]
     publish(results / "reproduction.csv", tables.reproduction(results).to_csv(index=False, float_format="%.6g"))
-    if results == root / "results" and (root / "paper").is_dir():
-        latex.write(results, root / "paper")
     failed = [r["name"] for r in rows if r["error"]]
+    if failed:
+        print("the paper's numbers stay as they were, since they need every notebook")
+    elif results == root / "results" and (root / "paper").is_dir():
+        latex.write(results, root / "paper")
     manifest = {"profile": profile, "status": "failed" if failed else "complete", "failed": failed, "notebooks": rows}
     manifest |= {"package": __version__, "python": sys.version.split()[0], **{k: str(v) for k, v in places.items()}}
     publish_json(out / "manifest.json", manifest)

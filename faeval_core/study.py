@@ -1,5 +1,6 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ class Study:
         diverged = sum(r["status"] == "diverged" for r in self.rows.values())
         told = f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, {diverged} diverged"
         if lacking:
-            labels = "; ".join(dict.fromkeys(r["label"] for r in lacking))
+            runs_of, missing = (Counter(r["label"] for r in rows) for rows in (self.rows.values(), lacking))
+            labels = "; ".join(k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items())
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
 

@@ -115,6 +115,14 @@ def judge(ref, mine) -> dict:
 KEY = ["experiment", "condition", "metric"]
 
 
+def reference(experiment, **where) -> dict:
+    """Condition -> value of the reference rows of an experiment; where: other columns, as metric='test_acc'."""
+    rows = pd.read_csv(REFERENCE)
+    for column, value in {"experiment": experiment, **where}.items():
+        rows = rows[rows[column] == value]
+    return dict(zip(rows.condition, rows.value))
+
+
 def with_ours(compared) -> pd.DataFrame:
     """Every reference row, with our columns where `compared` (what studies have noted) names it."""
     rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
