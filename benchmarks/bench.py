@@ -15,18 +15,27 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
-from faeval_core.files import publish_json
+from faeval_core.config import CHOICES, RunConfig
+from faeval_core.files import publish_json, studies
+from faeval_core.runs import cost_seconds
+from faeval_core.store import Store
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+TABLE1 = ("bp", "fa", "ep", "dfa", "cb", "sb", "frozen")
 FULL = {"width": 256, "depth": 4, "batch": 128, "images": 50_000, "tests": 10_000, "warmup": 10, "steps": 40, "repeats": 5}
 QUICK = {"width": 16, "depth": 2, "batch": 8, "images": 256, "tests": 128, "warmup": 1, "steps": 3, "repeats": 2}
 METHODS = ("dfa", "fa", "bp", "frozen")  # which the plain script has, too
 LEARNED = ("ep", "sb", "cb", "vec", "local")
-ROWS = [(m, n, True) for m in METHODS for n in (3, 1)] + [(m, 3, True) for m in LEARNED] + [("dfa", 16, True), ("dfa", 3, False)]
+FUSED, PLAIN, BF16 = {}, {"fused": False}, {"precision": "bf16"}
+ROWS = [(m, n, FUSED) for m in METHODS for n in (3, 1)] + [(m, 3, FUSED) for m in LEARNED] + [("dfa", 16, FUSED)]
+ROWS += [("dfa", 3, PLAIN), ("dfa", 3, BF16), ("fa", 3, BF16)]
 KEYS = (
     "name", "method", "members", "precision", "sec_per_run_epoch", "ratio_plain", "ratio_serial", "ratio_floor", "peak_mb",
     "machine",
@@ -41,12 +50,13 @@ def ask(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ensemble_row(method, members, fused, spec, plain):
-    found = ask("rows.py", json.dumps({**spec, "method": method, "members": members, "fused": fused}))
+def ensemble_row(method, members, how, spec, plain):
+    spec = {**spec, "method": method, "members": members, "fused": True, "precision": "fp32", **how}
+    found = ask("rows.py", json.dumps(spec))
     seconds, floor = found["sec_per_run_epoch"], found["floor_ms"]
-    serial, how = found.get("serial_s"), "" if fused else ", uncompiled"
+    serial, how = found.get("serial_s"), ", bf16" * (spec["precision"] == "bf16") + ", uncompiled" * (not spec["fused"])
     return {
-        "name": f"faeval {method} x{members}{how}", "method": method, "members": members, "precision": "fp32",
+        "name": f"faeval {method} x{members}{how}", "method": method, "members": members, "precision": spec["precision"],
         "sec_per_run_epoch": seconds, "ratio_plain": plain / seconds if plain else None,
         "ratio_serial": serial / seconds if serial else None,
         "ratio_floor": found["step_ms"] / floor, "ratio_floor_augmented": (found["step_ms"] + found["augment_ms"]) / floor,
@@ -75,6 +85,26 @@ def text(rows):
     return "\n".join([rows[-1]["machine"], *lines])
 
 
+def cost_model(rows):
+    """Hours of the Table 1 audit (7 methods, 3 seeds, 100 epochs) and of the paper profile, predicted from the rows of three
+    members each; beside it, what such runs took when the committed records were made, on cores busy with other work as well."""
+    rate = {r["method"]: r["sec_per_run_epoch"] for r in rows if r["name"] == f"faeval {r['method']} x3"}
+    listed = {row["id"]: row["config"] for study in studies(RESULTS).values() for row in study["runs"]}
+    configs = [RunConfig.from_dict(c) for c in listed.values() if c["method"] in CHOICES["method"]]
+    unit, size = cost_seconds(RunConfig("dfa", epochs=1), ()), (100, 256, 4, "resmlp")
+    took = defaultdict(list)
+    for r in Store(RESULTS).all():
+        if (r.config.epochs, r.config.width, r.config.depth, r.config.model) == size:
+            took[r.config.method].append(r.provenance["seconds"])
+    return {
+        "table1_predicted_h": 300 * sum(rate[m] for m in TABLE1) / 3600,
+        "table1_recorded_h": 3 * sum(fmean(took[m]) for m in TABLE1) / 3600 if all(map(took.get, TABLE1)) else None,
+        "paper_runs": len(configs),
+        "paper_predicted_h": sum(cost_seconds(c, ()) for c in configs) / unit * rate["dfa"] / 3600,
+        "machine": rows[0]["machine"],
+    }  # fmt: skip
+
+
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--quick", action="store_true", help="tiny sizes and few steps: a smoke test, not a measurement")
@@ -86,16 +116,16 @@ def main(argv=None):
     spec = (QUICK if a.quick else FULL) | {"device": a.device}
     if a.quick:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, tiny products wait for their second thread
-    wanted = [("dfa", 3, False)] if a.quick else [r for r in ROWS if r[0] in a.only]
+    wanted = [("dfa", 3, PLAIN)] if a.quick else [r for r in ROWS if r[0] in a.only]
     workers, plains, rows = [0] if a.quick else [0, 1, 2], {}, []
     for method in dict.fromkeys(m for m, *_ in wanted if m in METHODS):
         plains[method] = plain_row(method, spec, workers)
         workers = [plains[method]["workers"]]  # its best worker count serves the other methods
         print(f"plain {method}: {plains[method]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
     tuned = [] if a.quick or not plains else [plain_row(next(iter(plains)), spec, workers, "fused")]
-    for method, members, fused in wanted:
+    for method, members, how in wanted:
         fewer = spec | {"repeats": min(3, spec["repeats"])} if members > 3 or method in LEARNED else spec
-        rows.append(ensemble_row(method, members, fused, fewer, plains.get(method, {}).get("sec_per_run_epoch")))
+        rows.append(ensemble_row(method, members, how, fewer, plains.get(method, {}).get("sec_per_run_epoch")))
         print(f"{rows[-1]['name']}: {rows[-1]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
     rows = [r | {"machine": rows[0]["machine"]} for r in [*plains.values(), *tuned]] + rows
     rows = [{k: r[k] for k in KEYS} | {k: v for k, v in r.items() if k not in KEYS} for r in rows]
@@ -103,6 +133,9 @@ def main(argv=None):
     if out:
         publish_json(out, rounded(rows))
     print(text(rows))
+    if out == HERE / "results.json":
+        publish_json(HERE / "cost_model.json", rounded(cost_model(rows)))
+        print(json.dumps(rounded(cost_model(rows)), indent=1))
     return rows
 
 

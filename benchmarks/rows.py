@@ -93,7 +93,7 @@ def measure(spec):
     torch.manual_seed(0)
     pixels = Pixels(synthetic(spec["images"], spec["tests"]), device)
     options = {"wr": 0.0} if method == "cb" else {}  # else its first fifth, on DFA's credit, would be what is timed
-    sizes = {"width": spec["width"], "depth": spec["depth"], "batch_size": spec["batch"]}
+    sizes = {"width": spec["width"], "depth": spec["depth"], "batch_size": spec["batch"], "precision": spec["precision"]}
     base = RunConfig(method, dataset="synthetic", options=options, **sizes)
     configs = [base.with_(seed=s) for s in range(members)]
     fused = spec["fused"]

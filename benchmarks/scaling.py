@@ -1,8 +1,8 @@
 """Cost of a DFA run against members, width, depth and batch, with its floor: `python benchmarks/scaling.py`.
 
-What it measures: for the audit's size with one of the four changed at a time, seconds per run-epoch of 50,000 images (augmentation
-and evaluation included) and the floor of the training steps alone (floor.py), each in a fresh process (rows.py). It writes
-scaling.json beside itself and figures/cost.png, both of which name the machine.
+What it measures: for the size of the audit, with one of the four changed at a time, seconds per run-epoch of 50,000 images, with
+augmentation and evaluation, and the floor of the training steps alone (floor.py), each in a fresh process (rows.py). It writes
+scaling.json beside itself and figures/cost.png.
 """
 
 import json
@@ -22,7 +22,7 @@ SWEEPS = {"members": (1, 3, 6, 12), "width": (64, 128, 256, 512, 1024), "depth":
 
 def point(name, value):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = FULL | {"method": "dfa", "members": 1, "fused": True, "repeats": 1, "device": device}
+    spec = FULL | {"method": "dfa", "members": 1, "fused": True, "precision": "fp32", "repeats": 1, "device": device}
     found = ask("rows.py", json.dumps(spec | {name: value}))
     members, batch = value if name == "members" else 1, value if name == "batch" else spec["batch"]
     floor = found["floor_ms"] / 1e3 * (spec["images"] // batch) / members

@@ -14,7 +14,7 @@ CHOICES = {
     "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
     "labels": ("true", "random"), "embedding": ("rule", "init", "exact", "shared"),
     "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
-    "rule": ("inner", "target", "cosine"), "credit_level": ("output", "input"),
+    "rule": ("inner", "target", "cosine"), "credit_level": ("output", "input"), "precision": ("fp32", "bf16"),
 }  # fmt: skip
 LIKE = {bool: "True or False", int: "a whole number of at least {}", float: "a finite number of at least {}"}
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
@@ -78,6 +78,7 @@ class RunConfig:
     penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
     rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.
+    precision: 'bf16' makes the matrix products of training (not of the diagnostics) bfloat16; weights stay float32.
     train_net=False fits the method's auxiliary net alone, on the states of a fixed model. exploit: after the last epoch, try
     local steps of the method's rule on the model as it stands (see exploit.py).
     diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
@@ -112,6 +113,7 @@ class RunConfig:
     rule: str = "inner"
     eta: float = 0.1
     clip: float = 0.0
+    precision: str = "fp32"
     train_net: bool = True
     exploit: bool = False
     model_options: dict = field(default_factory=dict)

@@ -128,10 +128,11 @@ class Ensemble:
 
     def _gradient(self):
         """(trained, fixed, state, x, y) -> (gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all."""
-        method = self.method
+        method, bf16 = self.method, self.configs[0].precision == "bf16"
 
         def scalar(trained, fixed, state, x, y):
-            return method.surrogate({**fixed, **trained}, state, x, y)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                return method.surrogate({**fixed, **trained}, state, x, y)
 
         def by_autograd(trained, fixed, state, x, y):  # on the CPU a tenth faster than grad, unless compiled
             leaves = {k: v.detach().requires_grad_() for k, v in trained.items()}

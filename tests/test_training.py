@@ -219,6 +219,20 @@ def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, driver, chan
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
 
 
+@pytest.mark.parametrize("method", ["bp", "dfa", "fa", "sb"])
+def test_bf16_products_move_the_gradient_by_their_rounding_alone(pixels, method):
+    """One part in 256 per factor; weights, their updates and the diagnostics stay float32."""
+    grads = []
+    for precision in ("fp32", "bf16"):
+        ensemble = Ensemble([tiny(method, precision=precision)], pixels)
+        x, y = next(ensemble.batches())
+        state = {k: v[0] for k, v in ensemble.state.items()}
+        grads.append(ensemble.gradient(ensemble.leaves[0], ensemble.fixed[0], state, x[0], y[0])[0])
+    full, half = grads
+    off = {k: ((half[k] - v).norm() / v.norm()).item() for k, v in full.items() if v.norm() > 1e-6}
+    assert 1e-4 < max(off.values()) < 0.1 and all(v.dtype == torch.float32 for v in half.values())
+
+
 def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
