@@ -17,6 +17,9 @@ from faeval_core.runs import RunsFailed, cost_seconds, plan
 from faeval_core.training import Ensemble
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:run .* is being trained by another process")
+
+
 @pytest.fixture(scope="module")
 def configs():
     """Two ensembles, one of which starts from a run that nobody asked for."""
