@@ -10,7 +10,8 @@ from .base import LocalMethod
 class EP(LocalMethod):
     """Energy E = ½‖h_0 - embed(x)‖² + ½ Σ ‖h_{l+1} - add(h_l, f_l(h_l))‖², whose free minimum is the forward pass.
 
-    From there the states relax by `steps` simultaneous gradient steps of size `step` on E + β·loss. The residual left at
+    From there the states relax by `steps` simultaneous gradient steps of size `step` on E + β·loss, of which the first reaches
+    the top level and each further one a level more; a level that none has reached gets no credit. The residual left at
     level l, over -β, is credit: a_l = -(h_l - (what the level below sends)) / β, which at the fixed point as β → 0 is the BP
     gradient. β weighs each sample's loss: the default is a β of 1 on the mean loss of a batch of 128. The residual is a
     difference of states that are far larger, so in float32 rounding drowns it where the stream has grown; double=True
