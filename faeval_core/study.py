@@ -51,7 +51,9 @@ class Study:
         diverged = sum(r["status"] == "diverged" for r in self.rows.values())
         told = f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, {diverged} diverged"
         if lacking:
-            runs_of, missing = (Counter(r["label"] for r in rows) for rows in (self.rows.values(), lacking))
+            word = 1 if len({r["label"] for r in lacking}) > 12 else None  # of many labels, their first words
+            groups = ([" ".join(r["label"].split()[:word]) for r in rows] for rows in (self.rows.values(), lacking))
+            runs_of, missing = map(Counter, groups)
             labels = "; ".join(k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items())
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
