@@ -170,7 +170,8 @@ def status(args) -> None:
         table.append((name, len(found), *counts, timedelta(seconds=round(sum(left for _, left in found)))))
     show(table)
     for run_id, epoch in progress.items():
-        print(f"in progress: {run_id}, checkpoint at epoch {epoch}")
+        with store.lock(run_id, wait=False) as free:
+            print(f"{'interrupted' if free else 'in training'}: {run_id}, checkpoint at epoch {epoch}")
     print(f"{len(records)} records in {store.root}")
 
 

@@ -143,7 +143,8 @@ def _train_wave(wanted, store, device, progress, executor, workers) -> list[tupl
     """Train runs that do not depend on one another; (config, exception) of each that failed under an executor."""
 
     def job(group, wait=False):
-        return group, wanted[group[0]], METHODS[group[0].method], store.root, device, progress and executor is None, wait
+        shown = progress and executor is None
+        return group, wanted[group[0]], METHODS[group[0].method], store.root.resolve(), device, shown, wait
 
     most = MAX_MEMBERS["cpu" if executor is None and resolve_device(device).type == "cpu" else "cuda"]
     jobs, failed = [job(group) for group in plan(wanted, store, most, workers)], []

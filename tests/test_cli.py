@@ -108,12 +108,16 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
     store.save_tensors(store.checkpoint_path(far), {}, {"epoch": 25})
     store.checkpoint_path(c).write_bytes(b"torn")
 
-    assert main(["status"]) == 0
+    training = base.with_(seed=6)
+    store.save_tensors(store.checkpoint_path(training), {}, {"epoch": 3})
+    with store.lock(training.id):
+        assert main(["status"]) == 0
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
     assert lines[1][:5] == ["11_audit", "2", "1", "0", "1"] and lines[2][:5] == ["12_mode1", "2", "0", "0", "2"]
     assert lines[3][:5] == ["total", "3", "1", "0", "2"]  # b counts once
-    assert ["in", "progress:", f"{far.id},", "checkpoint", "at", "epoch", "25"] in lines
+    assert ["interrupted:", f"{far.id},", "checkpoint", "at", "epoch", "25"] in lines
+    assert ["in", "training:", f"{training.id},", "checkpoint", "at", "epoch", "3"] in lines
     assert f"{c.id}.safetensors is damaged" in err
 
     assert main(["run", "--study", "11_audit"]) == 0

@@ -16,7 +16,6 @@ from faeval_core.engines import opened
 from faeval_core.runs import RunsFailed, cost_seconds, plan
 from faeval_core.training import Ensemble
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:run .* is being trained by another process")
 
 
