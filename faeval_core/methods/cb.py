@@ -1,7 +1,5 @@
 """Credit Bridge: a scalar value of the state, tied to the loss at the top and to itself one level up below."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Equilibrium propagation (Scellier and Bengio, 2017) on the residual stack's layerwise energy."""
 
-from __future__ import annotations
-
 import torch
 
 from .base import LocalMethod
