@@ -57,7 +57,7 @@ def test_every_field_changes_the_identity(monkeypatch):
         "method": "fa", "dataset": "digits", "width": 8, "depth": 2, "terminal_ln": False, "residual": False, "seed": 1,
         "epochs": 5, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.5,
         "schedule": "constant", "augment": False, "labels": "random", "embedding": "init", "credit_norm": "batch_rms",
-        "norm_embedding": False, "credit_level": "input",
+        "norm_embedding": False, "credit_level": "input", "precision": "bf16",
         "penalty": 0.1, "penalty_h0": 0.1, "penalty_reduction": "mean", "options": {"feedback_scale": 2.0}, "diagnose": (1,),
         "upstream": up, "upstream_epoch": 1, "rule": "cosine", "eta": 0.3, "clip": 1.0, "train_net": False, "exploit": True,
         "model": "studentnet",
