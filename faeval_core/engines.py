@@ -30,15 +30,15 @@ def opened(name: str, gpu=False):
     """
     kind, _, where = name.partition(":")
     check_known("engine", [kind], {e.partition(":")[0] for e in ENGINES}, f"; forms: {', '.join(ENGINES)}")
-    local = kind == "processes" or where.isdigit()
+    local, count = kind == "processes" or where.isdigit(), int(where) if where.isdigit() else 0
     if kind == "serial":
         yield None, 1
         return
-    if (local or kind == "slurm") and not (where.isdigit() and int(where)):
+    if (local or kind == "slurm") and not count:
         raise ValueError(f"engine {name!r} needs its number of workers: {kind}:2")
     with ExitStack() as stack:
         if kind == "processes":
-            count, context = int(where), multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+            context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
             yield stack.enter_context(ProcessPoolExecutor(count, context, _share_cores, (count,))), count
             return
         try:
@@ -47,13 +47,14 @@ def opened(name: str, gpu=False):
             if kind == "slurm":
                 from dask_jobqueue import SLURMCluster
         except ModuleNotFoundError as e:
-            raise ValueError(f"engine {name!r} needs {e.name}: pip install 'faeval-core[scale]'") from e
+            raise ValueError(f"engine {name!r} needs {e.name}: pip install distributed dask-jobqueue") from e
         if kind == "slurm":
             where = stack.enter_context(SLURMCluster())
-            where.scale(jobs=int(name.partition(":")[2]))
+            where.scale(jobs=count)
         elif local:
-            where = stack.enter_context(LocalCluster(n_workers=int(where), threads_per_worker=1, dashboard_address=None))
+            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None))
         client = stack.enter_context(Client(where))
         client.wait_for_workers(1)
         options = {"resources": {"GPU": 1}} if gpu else {}
-        yield stack.enter_context(client.get_executor(pure=False, **options)), len(client.scheduler_info(n_workers=-1)["workers"])
+        count = count or len(client.scheduler_info(n_workers=-1)["workers"])  # jobs of a queue have yet to start
+        yield stack.enter_context(client.get_executor(pure=False, **options)), count
