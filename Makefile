@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+# Tests go to one process per core, each file or notebook to one of them, and every process keeps to one thread.
+SHARED := -n logical --maxprocesses 8 --dist loadfile
+ALONE := OMP_NUM_THREADS=1
 
 .PHONY: help reproduce test lint paper bench
 
@@ -26,8 +29,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check faeval_core tests $(wildcard benchmarks)
 
 test: lint
-	$(BIN)/python -m pytest tests
-	FAEVAL_TRAIN=0 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks reproduce_all.ipynb
+	$(ALONE) $(BIN)/python -m pytest $(SHARED) tests
+	$(ALONE) FAEVAL_TRAIN=0 $(BIN)/python -m pytest $(SHARED) --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks reproduce_all.ipynb
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'

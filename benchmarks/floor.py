@@ -41,7 +41,7 @@ class Recorder(TorchDispatchMode):
     def own(self, t):
         """A copy of an operand, one for all that hold the same values in the same layout."""
         t = t.detach()
-        key = t.shape, t.stride(), hashlib.sha256(t.contiguous().cpu().numpy().tobytes()).digest()
+        key = t.shape, t.stride(), hashlib.sha256(t.contiguous().view(-1).view(torch.uint8).cpu().numpy()).digest()
         if key not in self.operands:
             small = t[tuple(slice(None if s else 1) for s in t.stride())]  # what an expanded tensor holds
             copied = torch.empty_strided(small.shape, small.stride(), dtype=t.dtype, device=t.device).copy_(small)
@@ -66,7 +66,7 @@ class Floor:
 
     def product(self, a, b):
         shape = (*a.shape[:-1], b.shape[-1])
-        out = self.scratch.setdefault(shape, torch.empty(shape, device=self.device))
+        out = self.scratch.setdefault((shape, a.dtype), torch.empty(shape, dtype=a.dtype, device=self.device))
         return lambda: torch.matmul(a, b, out=out)
 
     def copy(self, m):

@@ -80,6 +80,7 @@ def parser() -> Parser:
     p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
+    p.add_argument("--label", default="", help="with --study: only runs whose label in that notebook holds this text")
     p.add_argument("--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items()))
     for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
         kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
@@ -121,8 +122,10 @@ def configs_of(args, store) -> list[RunConfig]:
             raise ValueError(f"--study names whole configs; leave out {', '.join(map(flag, given))}")
         known = studies(store.root)
         check_known("study", args.study, known, "; a notebook's first execution lists its runs")
-        configs = [RunConfig.from_dict(row["config"]) for name in args.study for row in known[name]["runs"]]
-        return [c for c in configs if store.get(c) is None]
+        rows = [row for name in args.study for row in known[name]["runs"]]
+        if not (chosen := [row for row in rows if args.label in row["label"]]):
+            raise ValueError(f"no run is labelled {args.label!r}; labels: {', '.join(dict.fromkeys(r['label'] for r in rows))}")
+        return [c for row in chosen if store.get(c := RunConfig.from_dict(row["config"])) is None]
     if not given.get("method"):
         raise ValueError(f"run needs --method (one or more of {', '.join(CHOICES['method'])}) or --study")
     methods, seeds = given.pop("method"), given.pop("seed", [42])

@@ -89,7 +89,8 @@ def note_empty(*axes):
     """Write 'not run' across the axes that hold no measured points, and take their ticks away."""
     for ax in axes:
         if not ax.containers:
-            ax.set(xticks=[], yticks=[])
+            ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)  # of this axis alone, if it shares ticks
+            ax.grid(False)
             ax.text(0.5, 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
 
 

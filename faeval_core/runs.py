@@ -20,8 +20,8 @@ from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
-CPU_SECONDS_PER_EPOCH = 4.0  # of one member of the audit's size; benchmarks/results.json has the measurement
-FUSE_SECONDS = 100  # runs that would take longer (by that figure) have their gradient compiled
+CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size; benchmarks/results.json has the measurement
+FUSE_SECONDS = 60  # runs that would take longer (by that figure) have their gradient compiled
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
 
 

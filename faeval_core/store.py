@@ -3,9 +3,11 @@
 import json
 import math
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from .config import RunConfig
 from .files import UNREADABLE, digest, publish_json, publish_tensors, read_tensors
@@ -132,16 +134,14 @@ class Store:
 
         wait: for the other, rather than yield False.
         """
-        import fcntl  # not on Windows, where importing faeval_core must still work
-
-        path, got = self.root / "checkpoints" / f"{name}.lock", True
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                got = False
-            yield got
+        held = FileLock(self.root / "checkpoints" / f"{name}.lock", timeout=-1 if wait else 0)
+        Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            held.acquire()
+        try:
+            yield held.is_locked
+        finally:
+            held.release()
 
     def check_dataset(self, data) -> None:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""

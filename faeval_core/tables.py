@@ -32,6 +32,39 @@ def level_value(key):
     return lambda record: next(iter(level_mean([record], key)), None)
 
 
+def lead(records, key) -> list:
+    """S1 ('gamma') or S2 ('rho'): the level mean of a learned credit less that of DFA's on the same net, one per seed."""
+    pairs = zip(level_mean(records, key), level_mean(records, f"{key}_dfa"))
+    return [None if None in pair else pair[0] - pair[1] for pair in pairs]
+
+
+def by_seed(arms, key) -> list[list]:
+    """One list per seed, the level mean of each arm (a list of records); a seed that lacks one is left out."""
+    found = [{r.config.seed: level_value(key)(r) for r in records} for records in arms]
+    rows = [[values.get(seed) for values in found] for seed in (found[0] if found else ())]
+    return [row for row in rows if None not in row]
+
+
+def credit_data(records, keys=("gamma", "rho")) -> dict:
+    """Accuracy, level means, and S1 and S2 where the runs say what DFA's credit would have been; one value per seed."""
+    learned = any("gamma_dfa" in r.final for r in records if r.final)
+    leads = {name: lead(records, key) for name, key in (("S1", "gamma"), ("S2", "rho"))} if learned else {}
+    return {"test_acc": [r.accuracy for r in records], **{key: level_mean(records, key) for key in keys}, **leads}
+
+
+def credit_row(records, keys=("gamma", "rho")) -> dict:
+    """The same as a reader sees it, with the number of seeds."""
+    data = credit_data(records, keys) if records else {}
+    names = {"test_acc": "accuracy", "gamma": "Γ", "gamma_clamped": "Γ clamped", "rho": "ρ"}
+    shown = {names.get(key, key): pm(values, 6 if key == "nudge" else 3) for key, values in data.items()}
+    return {"n": len(records)} | (shown or {"accuracy": "not run"})
+
+
+def first_fires(records, letter) -> str:
+    """First epoch after which (a) or (b) fires, of each seed."""
+    return ", ".join(str(protocol.first_fire(r, letter) or "never") for r in records) or "not run"
+
+
 def geometric(values) -> float | None:
     """Geometric mean of the positive values, None without any."""
     found = [v for v in values if v]

@@ -82,7 +82,7 @@ class Ensemble:
     """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them.
 
     driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
-    them (for GPUs); None chooses by device. fused: torch.compile the gradient, which takes half a minute once and a third to
+    them (for GPUs); None chooses by device. fused: torch.compile the gradient, which takes half a minute once and a quarter to
     two thirds off every step after it.
     """
 

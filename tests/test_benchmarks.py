@@ -45,10 +45,10 @@ def test_a_quick_benchmark_writes_rows_that_agree(load, tmp_path):
     assert ours["sec_per_run_epoch"] == pytest.approx(epoch / 3, rel=0.2)
 
 
-@pytest.mark.parametrize("method", ["bp", "frozen", "dfa", "fa"])
-def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method):
+@pytest.mark.parametrize("method, precision", [*((m, "fp32") for m in ("bp", "frozen", "dfa", "fa")), ("bp", "bf16")])
+def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, precision):
     """In closed form, for two members: the layers forward and backward, and what the credit takes (δ_L is of e, not e / B)."""
-    cfg = tiny(method)
+    cfg = tiny(method, precision=precision)
     b, d, depth, features, classes = cfg.batch_size, cfg.width, cfg.depth, 192, 4
     embed, block, head = b * features * d, 2 * b * d * d, b * d * classes
     layers = 2 * embed + depth * block * (2 if method == "frozen" else 3) + 3 * head  # forward, by weight, by input

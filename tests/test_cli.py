@@ -125,6 +125,11 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
     assert store.get(b) is not None and store.get(c) is None
     assert out.splitlines()[1].split()[:3] == ["bp", "1", "complete"] and "--notebooks 11_audit" in out
     assert main(["run", "--study", "11_audt"]) == 2 and "did you mean '11_audit'" in capsys.readouterr().err
+    study_file(store, "13_mode2", [c, base.with_(method="dfa", seed=3)])
+    assert main(["run", "--study", "13_mode2", "--label", "df"]) == 0  # part of the label "dfa"
+    assert store.get(base.with_(method="dfa", seed=3)) is not None and store.get(c) is None
+    assert main(["run", "--study", "13_mode2", "--label", "sb"]) == 2
+    assert "no run is labelled 'sb'; labels: bp, dfa" in capsys.readouterr().err
 
 
 def test_status_counts_the_time_that_is_left(capsys):

@@ -132,6 +132,24 @@ def test_numbers_as_a_reader_sees_them():
     assert tables.level_mean([record(), record(gamma=[None, 1, 1, 1])], "gamma") == [pytest.approx(1.1 / 3), None]
 
 
+def test_a_learned_credit_is_read_beside_dfas_on_the_same_net():
+    """By hand: over levels 0..2 Γ is 0.6 against DFA's 0.2, ρ 0.3 against 0.1."""
+    beside = {"gamma": [0.5, 0.6, 0.7, 0], "gamma_dfa": [0.1, 0.2, 0.3, 1], "rho": [0.3] * 4, "rho_dfa": [0.1] * 4}
+    learned = [record(0.5, seed=1, **beside), record(0.7, seed=2, **beside | {"gamma_dfa": [None, 1, 1, 1]})]
+    plain = [record(0.4, seed=2, gamma=[0.2] * 4), record(0.4, seed=3, gamma=[0.3] * 4)]
+    assert tables.lead(learned, "gamma") == [pytest.approx(0.4), None]
+    assert tables.by_seed([learned, plain], "gamma") == [[pytest.approx(0.6), pytest.approx(0.2)]]  # they share seed 2 alone
+    assert tables.by_seed([], "gamma") == [] and tables.by_seed([learned, []], "gamma") == []
+    learned[0].final["nudge"] = learned[1].final["nudge"] = [None] * 4
+    shown = tables.credit_row(learned, ("gamma", "nudge"))
+    leads = {"S1": "0.400", "S2": "0.200 ± 0.000"}
+    assert shown == {"n": 2, "accuracy": "0.600 ± 0.141", "Γ": "0.600 ± 0.000", "nudge": "—", **leads}
+    assert "S1" not in tables.credit_row(plain) and tables.credit_row([]) == {"n": 0, "accuracy": "not run"}
+    assert tables.credit_data(plain, ("gamma",)) == {"test_acc": [0.4, 0.4], "gamma": [pytest.approx(0.2), pytest.approx(0.3)]}
+    late = record(g_norm=(1e-3, 1e-8))
+    assert tables.first_fires([late, record()], "b") == "2, never" and tables.first_fires([], "b") == "not run"
+
+
 def test_plain_text_becomes_latex():
     assert latex.escape("‖h_L‖ 2e+09, 50 % ± 1") == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
     assert latex.escape("1e-07 & α") == r"\(10^{-7}\) \& \(\alpha \)"

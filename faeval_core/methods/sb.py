@@ -14,7 +14,7 @@ class StateBridge(Learned):
     """
 
     name = "sb"
-    cost = 3.3
+    cost = 2.6
     options = Learned.options | {"loss": "nmse", "skip": False}
     choices = Learned.choices | {"loss": ("nmse", "mse")}
 

@@ -19,7 +19,7 @@ class VectorField(Learned):
     """
 
     name = "vec"
-    cost = 6.2
+    cost = 5.5
     options = Learned.options | {
         "M": 4, "fd_step": 0.01, "one_sided": False, "tw": 1.0, "target": "fd", "inputs": "full", "source": "net",
     }  # fmt: skip
