@@ -86,12 +86,13 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
 
 
 def note_empty(*axes):
-    """Write 'not run' across the axes that hold no measured points, and take their ticks away."""
-    for ax in axes:
-        if not ax.containers:
-            ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)  # of this axis alone, if it shares ticks
+    """Write 'not run' on the axes that hold no measured points, and take the ticks of those without any marks away."""
+    for ax in [ax for ax in axes if not ax.containers]:
+        marked = any(line.get_marker() != "None" for line in ax.lines)  # by values of the original study
+        ax.text(0.5, 0.93 if marked else 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
+        if not marked:  # not by set_ticks, which would take them from the axes that share these
+            ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
             ax.grid(False)
-            ax.text(0.5, 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
 
 
 def bars(ax, arms, values, reference=None, xlabel="test accuracy"):
