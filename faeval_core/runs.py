@@ -22,6 +22,7 @@ from .training import Ensemble, fresh_progress, train
 CHECKPOINT_SECONDS = 60
 CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size; benchmarks/results.json has the measurement
 FUSE_SECONDS = 60  # runs that would take longer (by that figure) have their gradient compiled
+SIZES = {"digits": (64, 1437), "fashionmnist": (784, 60000)}  # features and images where they are not CIFAR's
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
 
 
@@ -266,11 +267,15 @@ def cost_seconds(cfg: RunConfig, records) -> float:
 
     Methods are scaled by their `cost`; the constant is that of a CPU with two cores (benchmarks/results.json).
     """
+    audit = 3072 * 256 + 8 * 256**2  # multiply-adds of an image of the audit, forward
 
-    def work(c):  # multiply-adds of a DFA step's forward pass, times the steps, relative to an epoch of the audit
-        features, images = (c.width, synthetic.TRAIN) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
-        size = images * (features * c.width + 2 * c.depth * c.width**2) / (50000 * (3072 * 256 + 8 * 256**2))
-        return size * getattr(METHODS.get(c.method), "cost", 1.0)
+    def work(c):  # relative to an epoch of DFA in the audit
+        synthetic_size = (c.width, synthetic.TRAIN) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
+        features, images = SIZES.get(c.dataset, synthetic_size)
+        net = beside = features * c.width + 2 * c.depth * c.width**2
+        if hidden := c.options.get("hidden"):  # a learned net grows with its own size
+            beside = audit * (c.depth + 1) / 5 * hidden * (c.width + hidden) / (2 * 256**2)
+        return images * (net + (getattr(METHODS.get(c.method), "cost", 1.0) - 1) * beside) / (50000 * audit)
 
     shape = attrgetter("dataset", "model", "width", "depth")
     like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
