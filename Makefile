@@ -30,7 +30,7 @@ lint: $(STAMP)
 
 test: lint
 	$(ALONE) $(BIN)/python -m pytest $(SHARED) tests
-	$(ALONE) FAEVAL_TRAIN=0 $(BIN)/python -m pytest $(SHARED) --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks reproduce_all.ipynb
+	$(ALONE) FAEVAL_TRAIN=0 $(BIN)/python -m pytest $(SHARED) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 reproduce_all.ipynb notebooks
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'

@@ -130,12 +130,14 @@ def main(argv=None):
             rows.append(ensemble_row(method, members, how, fewer, plains.get(method, {}).get("sec_per_run_epoch")))
         except RuntimeError as e:  # the rows that are measured already are worth more than a clean stop
             print(e, file=sys.stderr)
-            failed.append(method)
+            failed.append(f"{method} x{members} {how}")
             continue
         print(f"{rows[-1]['name']}: {rows[-1]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
+    if not rows:
+        sys.exit("no row could be measured")
     rows = [r | {"machine": rows[0]["machine"]} for r in [*plains.values(), *tuned]] + rows
     rows = [{k: r[k] for k in KEYS} | {k: v for k, v in r.items() if k not in KEYS} for r in rows]
-    out = a.out or (None if a.quick or len(a.only) < len(every) else HERE / "results.json")
+    out = a.out or (None if a.quick or failed or len(a.only) < len(every) else HERE / "results.json")
     if out:
         publish_json(out, rounded(rows))
     print(text(rows))
@@ -143,7 +145,7 @@ def main(argv=None):
         publish_json(HERE / "cost_model.json", rounded(cost_model(rows)))
         print(json.dumps(rounded(cost_model(rows)), indent=1))
     if failed:
-        sys.exit(f"rows left out, since they failed: {', '.join(failed)}")
+        sys.exit(f"these rows failed, so the others are only shown: {', '.join(failed)}")
     return rows
 
 

@@ -123,9 +123,14 @@ def configs_of(args, store) -> list[RunConfig]:
         known = studies(store.root)
         check_known("study", args.study, known, "; a notebook's first execution lists its runs")
         rows = [row for name in args.study for row in known[name]["runs"]]
-        if not (chosen := [row for row in rows if args.label in row["label"]]):
-            raise ValueError(f"no run is labelled {args.label!r}; labels: {', '.join(dict.fromkeys(r['label'] for r in rows))}")
+        chosen = [row for row in rows if args.label in row["label"]]
+        if rows and not chosen:
+            some = list(dict.fromkeys(row["label"] for row in rows))[:5]
+            told = f"no run of {', '.join(args.study)} has {args.label!r} in its label"
+            raise ValueError(f"{told}; the first labels: {'; '.join(some)}")
         return [c for row in chosen if store.get(c := RunConfig.from_dict(row["config"])) is None]
+    if args.label:
+        raise ValueError("--label chooses among the runs of a study; name it with --study")
     if not given.get("method"):
         raise ValueError(f"run needs --method (one or more of {', '.join(CHOICES['method'])}) or --study")
     methods, seeds = given.pop("method"), given.pop("seed", [42])

@@ -85,14 +85,19 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
     ax.set_xticks(levels)
 
 
+def _drawn(ax) -> bool:
+    """Whether an axis holds anything at data coordinates: measured points, or values of the original study."""
+    return bool(ax.containers) or any(len(line.get_xdata()) and line.get_transform() == ax.transData for line in ax.lines)
+
+
 def note_empty(*axes):
-    """Write 'not run' on the axes that hold no measured points, and take the ticks of those without any marks away."""
+    """Write 'not run' on the axes that hold no measured points, and take away the ticks that no axis with marks shares."""
     for ax in [ax for ax in axes if not ax.containers]:
-        marked = any(line.get_marker() != "None" for line in ax.lines)  # by values of the original study
-        ax.text(0.5, 0.93 if marked else 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
-        if not marked:  # not by set_ticks, which would take them from the axes that share these
-            ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
-            ax.grid(False)
+        ax.text(0.5, 0.93 if _drawn(ax) else 0.5, "not run", ha="center", va="center", color="#555555", transform=ax.transAxes)
+        for side, shared in (("bottom", ax.get_shared_x_axes()), ("left", ax.get_shared_y_axes())):
+            if not any(map(_drawn, shared.get_siblings(ax))):
+                ax.tick_params(**{side: False, f"label{side}": False})
+        ax.grid(_drawn(ax))
 
 
 def bars(ax, arms, values, reference=None, xlabel="test accuracy"):

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from . import __version__, data, synthetic
 from .config import RunConfig
-from .methods import METHODS
+from .methods import METHODS, Method
+from .methods.learned import Learned
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
@@ -270,12 +271,16 @@ def cost_seconds(cfg: RunConfig, records) -> float:
     audit = 3072 * 256 + 8 * 256**2  # multiply-adds of an image of the audit, forward
 
     def work(c):  # relative to an epoch of DFA in the audit
-        synthetic_size = (c.width, synthetic.TRAIN) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
-        features, images = SIZES.get(c.dataset, synthetic_size)
+        method, small = METHODS.get(c.method, Method), c.dataset.endswith("-small")
+        made = (c.width, synthetic.TRAIN // (10 if small else 1)) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
+        features, images = SIZES.get(c.dataset, made)
         net = beside = features * c.width + 2 * c.depth * c.width**2
-        if hidden := c.options.get("hidden"):  # a learned net grows with its own size
+        if issubclass(method, Learned):  # the learned net goes with its own size
+            hidden = c.options["hidden"]
             beside = audit * (c.depth + 1) / 5 * hidden * (c.width + hidden) / (2 * 256**2)
-        return images * (net + (getattr(METHODS.get(c.method), "cost", 1.0) - 1) * beside) / (50000 * audit)
+            if "M" in c.options:  # three fifths of the vector field's work are differences of the loss through the true blocks
+                beside = 0.4 * beside + 0.6 * audit * c.options["M"] / 4 * c.depth * (c.depth + 1) / 20 * (c.width / 256) ** 2
+        return images * (net + (method.cost - 1) * beside) / (50000 * audit)
 
     shape = attrgetter("dataset", "model", "width", "depth")
     like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]

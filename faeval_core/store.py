@@ -134,7 +134,7 @@ class Store:
 
         wait: for the other, rather than yield False.
         """
-        held = FileLock(self.root / "checkpoints" / f"{name}.lock", timeout=-1 if wait else 0)
+        held = FileLock(self.root / "checkpoints" / f"{name}.lock", timeout=-1 if wait else 0, fallback_to_soft=False)
         Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout):
             held.acquire()

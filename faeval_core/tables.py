@@ -34,7 +34,7 @@ def level_value(key):
 
 def lead(records, key) -> list:
     """S1 ('gamma') or S2 ('rho'): the level mean of a learned credit less that of DFA's on the same net, one per seed."""
-    pairs = zip(level_mean(records, key), level_mean(records, f"{key}_dfa"))
+    pairs = [[level_value(name)(r) for name in (key, f"{key}_dfa")] for r in records]
     return [None if None in pair else pair[0] - pair[1] for pair in pairs]
 
 
@@ -47,22 +47,24 @@ def by_seed(arms, key) -> list[list]:
 
 def credit_data(records, keys=("gamma", "rho")) -> dict:
     """Accuracy, level means, and S1 and S2 where the runs say what DFA's credit would have been; one value per seed."""
-    learned = any("gamma_dfa" in r.final for r in records if r.final)
+    final = [r.final for r in records if r.final]
+    learned = bool(final) and all("gamma_dfa" in d for d in final)
     leads = {name: lead(records, key) for name, key in (("S1", "gamma"), ("S2", "rho"))} if learned else {}
-    return {"test_acc": [r.accuracy for r in records], **{key: level_mean(records, key) for key in keys}, **leads}
+    return {"test_acc": [r.accuracy for r in records], **{key: [level_value(key)(r) for r in records] for key in keys}, **leads}
 
 
 def credit_row(records, keys=("gamma", "rho")) -> dict:
-    """The same as a reader sees it, with the number of seeds."""
-    data = credit_data(records, keys) if records else {}
+    """The same as a reader sees it, with the number of seeds that were measured, and of those that diverged, if any."""
+    data, gone = credit_data(records, keys) if records else {}, sum(r.final is None for r in records)
     names = {"test_acc": "accuracy", "gamma": "Γ", "gamma_clamped": "Γ clamped", "rho": "ρ"}
     shown = {names.get(key, key): pm(values, 6 if key == "nudge" else 3) for key, values in data.items()}
-    return {"n": len(records)} | (shown or {"accuracy": "not run"})
+    return {"n": len(records) - gone} | ({"diverged": gone} if gone else {}) | (shown or {"accuracy": "not run"})
 
 
 def first_fires(records, letter) -> str:
     """First epoch after which (a) or (b) fires, of each seed."""
-    return ", ".join(str(protocol.first_fire(r, letter) or "never") for r in records) or "not run"
+    never = {"complete": "never", "diverged": "diverged"}
+    return ", ".join(str(protocol.first_fire(r, letter) or never[r.status]) for r in records) or "not run"
 
 
 def geometric(values) -> float | None:

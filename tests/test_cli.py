@@ -46,6 +46,7 @@ def study_file(store, notebook, configs):
         ("run --method bp --method-file rule.py", "rule.py'"),
         ("run --study 11_audit", "unknown study '11_audit'"),
         ("run --study 11_audit --epochs 3", "leave out --epochs"),
+        ("run --method dfa --label own", "name it with --study"),
         ("audit dfb", "unknown method 'dfb'; did you mean 'dfa'"),
         ("audit dfa --dataset digts", "unknown dataset 'digts'; did you mean 'digits'"),
         ("data regster", "argument ACTION: invalid choice: 'regster' (choose from "),
@@ -129,7 +130,7 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
     assert main(["run", "--study", "13_mode2", "--label", "df"]) == 0  # part of the label "dfa"
     assert store.get(base.with_(method="dfa", seed=3)) is not None and store.get(c) is None
     assert main(["run", "--study", "13_mode2", "--label", "sb"]) == 2
-    assert "no run is labelled 'sb'; labels: bp, dfa" in capsys.readouterr().err
+    assert "no run of 13_mode2 has 'sb' in its label; the first labels: bp; dfa" in capsys.readouterr().err
 
 
 def test_status_counts_the_time_that_is_left(capsys):

@@ -1,6 +1,7 @@
 """From measurements to what a reader is told: thresholds, verdicts, intervals, the comparison with the reference, LaTeX."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -140,12 +141,16 @@ def test_a_learned_credit_is_read_beside_dfas_on_the_same_net():
     assert tables.lead(learned, "gamma") == [pytest.approx(0.4), None]
     assert tables.by_seed([learned, plain], "gamma") == [[pytest.approx(0.6), pytest.approx(0.2)]]  # they share seed 2 alone
     assert tables.by_seed([], "gamma") == [] and tables.by_seed([learned, []], "gamma") == []
-    learned[0].final["nudge"] = learned[1].final["nudge"] = [None] * 4
+    learned[0].final["nudge"], learned[1].final["nudge"] = [-1e-5] * 4, [None] * 4
     shown = tables.credit_row(learned, ("gamma", "nudge"))
     leads = {"S1": "0.400", "S2": "0.200 ± 0.000"}
-    assert shown == {"n": 2, "accuracy": "0.600 ± 0.141", "Γ": "0.600 ± 0.000", "nudge": "—", **leads}
+    assert shown == {"n": 2, "accuracy": "0.600 ± 0.141", "Γ": "0.600 ± 0.000", "nudge": "-0.000010", **leads}
     assert "S1" not in tables.credit_row(plain) and tables.credit_row([]) == {"n": 0, "accuracy": "not run"}
     assert tables.credit_data(plain, ("gamma",)) == {"test_acc": [0.4, 0.4], "gamma": [pytest.approx(0.2), pytest.approx(0.3)]}
+    gone = replace(record(), status="diverged", diagnostics={})
+    assert tables.credit_data([gone, *learned], ("gamma",))["S1"] == [None, pytest.approx(0.4), None]
+    assert tables.credit_row([gone, *learned])["n"] == 2 and tables.credit_row([gone, *learned])["diverged"] == 1
+    assert tables.first_fires([gone], "b") == "diverged"
     late = record(g_norm=(1e-3, 1e-8))
     assert tables.first_fires([late, record()], "b") == "2, never" and tables.first_fires([], "b") == "not run"
 
