@@ -158,4 +158,5 @@ def test_what_a_run_costs_goes_with_its_work():
     assert runs.cost_seconds(wide, ()) == pytest.approx(audit * (1 + extra * 512 * (256 + 512) / (2 * 256**2)))
     assert runs.cost_seconds(many, ()) == pytest.approx(audit * (1 + (METHODS["vec"].cost - 1) * 1.6))
     student = RunConfig("dfa", "teacher-a1.0-L4", model="studentnet", width=128, epochs=1, augment=False)
-    assert runs.cost_seconds(student.with_(dataset="teacher-a1.0-L4-small"), ()) == pytest.approx(runs.cost_seconds(student, ()) / 10)
+    tenth = student.with_(dataset="teacher-a1.0-L4-small")
+    assert runs.cost_seconds(tenth, ()) == pytest.approx(runs.cost_seconds(student, ()) / 10)
