@@ -87,7 +87,7 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
 
 def _drawn(ax) -> bool:
     """Whether an axis holds anything at data coordinates: measured points, or values of the original study."""
-    return bool(ax.containers) or any(len(line.get_xdata()) and line.get_transform() == ax.transData for line in ax.lines)
+    return bool(ax.containers) or any(len(line.get_xdata()) and line.get_transform() is ax.transData for line in ax.lines)
 
 
 def note_empty(*axes):

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from conftest import tiny
+from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
-from faeval_core import latex, protocol, stats, tables
+from faeval_core import figures, latex, protocol, stats, tables
 from faeval_core.store import RunRecord
 
 
@@ -159,3 +160,21 @@ def test_plain_text_becomes_latex():
     assert latex.escape("‖h_L‖ 2e+09, 50 % ± 1") == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
     assert latex.escape("1e-07 & α") == r"\(10^{-7}\) \& \(\alpha \)"
     assert latex.macro_name("audit acc dfa", "L 12") == "AuditAccDfaLOneTwo"
+
+
+def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need():
+    """Left column: a value of the study above an empty panel. Right: nothing but a zero line. The row shares y, the columns x."""
+    picture, axes = plt.subplots(2, 2, sharex="col", sharey="row")
+    axes[0, 0].plot([0.5], [0.2], "_")
+    axes[1, 1].axhline(0)
+    axes[1, 1].plot([], [], "_")
+    figures.note_empty(*axes.flat)
+    assert all(any(text.get_text() == "not run" for text in ax.texts) for ax in axes.flat)
+    sides = {"bottom": "xaxis", "left": "yaxis"}
+    labelled = {side: [getattr(ax, axis).get_tick_params()[f"label{side}"] for ax in axes.flat] for side, axis in sides.items()}
+    assert labelled["bottom"][2] and not labelled["bottom"][3] and labelled["left"][0] and not labelled["left"][2]
+    axes[1, 1].errorbar([1], [1])
+    before = len(axes[1, 1].texts)
+    figures.note_empty(axes[1, 1])
+    assert len(axes[1, 1].texts) == before
+    plt.close(picture)
