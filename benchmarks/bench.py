@@ -145,7 +145,7 @@ def main(argv=None):
         publish_json(HERE / "cost_model.json", rounded(cost_model(rows)))
         print(json.dumps(rounded(cost_model(rows)), indent=1))
     if failed:
-        sys.exit(f"these rows failed, so the others are only shown: {', '.join(failed)}")
+        sys.exit(f"these rows failed and are left out; results.json stays as it was: {', '.join(failed)}")
     return rows
 
 

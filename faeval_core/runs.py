@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from . import __version__, data, synthetic
 from .config import RunConfig
-from .methods import METHODS, Method
-from .methods.learned import Learned
+from .methods import METHODS
+from .methods.base import AUDIT
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
@@ -268,19 +268,13 @@ def cost_seconds(cfg: RunConfig, records) -> float:
 
     Methods are scaled by their `cost`; the constant is that of a CPU with two cores (benchmarks/results.json).
     """
-    audit = 3072 * 256 + 8 * 256**2  # multiply-adds of an image of the audit, forward
 
     def work(c):  # relative to an epoch of DFA in the audit
-        method, small = METHODS.get(c.method, Method), c.dataset.endswith("-small")
+        small, method = c.dataset.endswith("-small"), METHODS[c.method]
         made = (c.width, synthetic.TRAIN // (10 if small else 1)) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
         features, images = SIZES.get(c.dataset, made)
-        net = beside = features * c.width + 2 * c.depth * c.width**2
-        if issubclass(method, Learned):  # the learned net goes with its own size
-            hidden = c.options["hidden"]
-            beside = audit * (c.depth + 1) / 5 * hidden * (c.width + hidden) / (2 * 256**2)
-            if "M" in c.options:  # three fifths of the vector field's work are differences of the loss through the true blocks
-                beside = 0.4 * beside + 0.6 * audit * c.options["M"] / 4 * c.depth * (c.depth + 1) / 20 * (c.width / 256) ** 2
-        return images * (net + (method.cost - 1) * beside) / (50000 * audit)
+        net = features * c.width + 2 * c.depth * c.width**2
+        return images * (net + (method.cost - 1) * method.beside(c, net)) / (50000 * AUDIT)
 
     shape = attrgetter("dataset", "model", "width", "depth")
     like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]

@@ -8,6 +8,8 @@ whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains th
 import torch
 import torch.nn.functional as F
 
+AUDIT = 3072 * 256 + 8 * 256**2  # multiply-adds of an image forward at the audit's size, which `Method.cost` is of
+
 
 def inner(u, v):
     """Sum of elementwise products of two tensors of one shape."""
@@ -59,6 +61,11 @@ class Method:
     @classmethod
     def check(cls, cfg):
         """Raise ValueError for a config that this method cannot train."""
+
+    @classmethod
+    def beside(cls, cfg, net):
+        """What the part of `cost` above 1 goes with, in multiply-adds of an image: by default those of the net, forward."""
+        return net
 
     def init_params(self, cfg, generator) -> dict[str, torch.Tensor]:
         """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that `auxiliary` adds."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import rms, unit
+from .base import AUDIT, rms, unit
 from .learned import TINY, Learned
 
 
@@ -30,6 +30,12 @@ class VectorField(Learned):
         "inputs": ("full", "time", "constant"),
         "source": ("net", "level", "gaussian", "scaled_dfa"),
     }
+
+    @classmethod
+    def beside(cls, cfg, net):
+        """Three fifths are the loss's differences through the true blocks."""
+        true = AUDIT * cfg.options["M"] / 4 * cfg.depth * (cfg.depth + 1) / 20 * (cfg.width / 256) ** 2
+        return 0.4 * super().beside(cfg, net) + 0.6 * true
 
     def outputs(self):
         return self.model.sizes
