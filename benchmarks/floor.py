@@ -16,6 +16,8 @@ from collections import defaultdict
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from faeval_core.training import rounded_products
+
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 UPDATES = (aten._fused_adamw_, aten._fused_sgd_)
@@ -60,6 +62,8 @@ class Floor:
         self.scratch, self.graphs = {}, {}
         self.calls = [pair and (self.kind(*pair), self.product(*pair)) for pair in recorder.calls]
         self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
+        if ensemble.in_products:
+            self.time_cpu = rounded_products(self.time_cpu)
 
     def kind(self, a, b):
         return "x".join(map(str, (*a.shape, b.shape[-1])))

@@ -34,7 +34,7 @@ class Study:
     def run(self, arms: dict) -> dict:
         """Arm -> records of its configs; a run that the store lacks and that is not trained now is left out.
 
-        arms: label, or tuple of the words of a label, -> configs.
+        arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted under all their labels.
         """
         flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
         records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
@@ -42,7 +42,9 @@ class Study:
         for c, label in flat:
             status = known[c.id].status if c.id in known else "not run"
             cost = 0.0 if c.id in known else round(runs.cost_seconds(c, known.values()))
-            self.rows[c.id] = {"id": c.id, "label": label, "status": status, "cost_seconds": cost, "config": c.to_dict()}
+            labels = [*(self.rows[c.id]["label"].split(" = ") if c.id in self.rows else ()), label]
+            told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "cost_seconds": cost}
+            self.rows[c.id] = {"id": c.id, **told, "config": c.to_dict()}
         return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
 
     def state(self) -> str:

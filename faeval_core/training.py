@@ -61,6 +61,17 @@ def prepare_cpu():
         libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
 
 
+def rounded_products(f):
+    """f with the operands of its float32 products rounded to bfloat16 by oneDNN, which spares the tensors that autocast casts."""
+    return torch.backends.mkldnn.flags(enabled=None, deterministic=None, allow_tf32=None, fp32_precision="bf16")(f)
+
+
+def rounds_in_products(device) -> bool:
+    """Whether this CPU has the instructions for `rounded_products`."""
+    able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
 def compiled(f):
     """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs)."""
     torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
@@ -129,9 +140,10 @@ class Ensemble:
     def _gradient(self):
         """(trained, fixed, state, x, y) -> (gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all."""
         method, bf16 = self.method, self.configs[0].precision == "bf16"
+        self.in_products = bf16 and rounds_in_products(self.device)
 
         def scalar(trained, fixed, state, x, y):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16 and not self.in_products, cache_enabled=False):
                 return method.surrogate({**fixed, **trained}, state, x, y)
 
         def by_autograd(trained, fixed, state, x, y):  # on the CPU a tenth faster than grad, unless compiled
@@ -140,11 +152,12 @@ class Ensemble:
             grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True) if value.requires_grad else ()
             return dict(zip(leaves, grads)), found
 
-        if self.driver == "loop" and not self.fused:
-            return by_autograd
-        found = grad(scalar, has_aux=True)
-        found = vmap(found) if self.driver == "vmap" else found
-        return torch.no_grad()(compiled(found) if self.fused else found)
+        found = by_autograd
+        if self.driver == "vmap" or self.fused:
+            found = grad(scalar, has_aux=True)
+            found = vmap(found) if self.driver == "vmap" else found
+            found = torch.no_grad()(compiled(found) if self.fused else found)
+        return rounded_products(found) if self.in_products else found
 
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""

@@ -45,6 +45,21 @@ def test_a_quick_benchmark_writes_rows_that_agree(load, tmp_path):
     assert ours["sec_per_run_epoch"] == pytest.approx(epoch / 3, rel=0.2)
 
 
+def test_a_row_that_fails_is_named_and_costs_no_other(load, tmp_path, monkeypatch, capsys):
+    bench, out = load("bench"), tmp_path / "results.json"
+
+    def row(method, *_):
+        if method == "sb":
+            raise RuntimeError("rows.py failed: no memory")
+        return dict.fromkeys(bench.KEYS) | {"name": f"faeval {method} x3", "sec_per_run_epoch": 2.0, "machine": "here"}
+
+    monkeypatch.setattr(bench, "ROWS", [("sb", 3, {}), ("ep", 3, {})])
+    monkeypatch.setattr(bench, "ensemble_row", row)
+    with pytest.raises(SystemExit, match="left out; .*: sb x3"):
+        bench.main(["--only", "sb", "ep", "--out", str(out)])
+    assert [r["name"] for r in json.loads(out.read_text())] == ["faeval ep x3"] and "no memory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method, precision", [*((m, "fp32") for m in ("bp", "frozen", "dfa", "fa")), ("bp", "bf16")])
 def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, precision):
     """In closed form, for two members: the layers forward and backward, and what the credit takes (δ_L is of e, not e / B)."""

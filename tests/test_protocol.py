@@ -11,6 +11,7 @@ from scipy import stats as scipy_stats
 
 from faeval_core import figures, latex, protocol, stats, tables
 from faeval_core.store import RunRecord
+from faeval_core.study import Study
 
 
 def diagnosis(**changes):
@@ -178,3 +179,12 @@ def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need(
     figures.note_empty(axes[1, 1])
     assert len(axes[1, 1].texts) == before
     plt.close(picture)
+
+
+def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
+    study, config = Study("03_x", "x", tmp_path, tmp_path, train=False), tiny("dfa")
+    arms = {"wr 0.2": [config], ("code", "eT"): [config, config.with_(seed=2)]}
+    for _ in range(2):  # a cell may be run again
+        assert study.run(arms) == {"wr 0.2": [], ("code", "eT"): []}
+    assert [row["label"] for row in study.rows.values()] == ["wr 0.2 = code eT", "code eT"]
+    assert study.state().startswith("0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT (about")

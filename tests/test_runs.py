@@ -157,6 +157,9 @@ def test_what_a_run_costs_goes_with_its_work():
     extra = METHODS["cb"].cost - 1
     assert runs.cost_seconds(wide, ()) == pytest.approx(audit * (1 + extra * 512 * (256 + 512) / (2 * 256**2)))
     assert runs.cost_seconds(many, ()) == pytest.approx(audit * (1 + (METHODS["vec"].cost - 1) * 1.6))
+    for source, part in (("gaussian", 0), ("level", 0.6), ("scaled_dfa", 1)):
+        vec = RunConfig("vec", epochs=1, options={"source": source})
+        assert runs.cost_seconds(vec, ()) == pytest.approx(audit * (1 + (METHODS["vec"].cost - 1) * part))
     student = RunConfig("dfa", "teacher-a1.0-L4", model="studentnet", width=128, epochs=1, augment=False)
     tenth = student.with_(dataset="teacher-a1.0-L4-small")
     assert runs.cost_seconds(tenth, ()) == pytest.approx(runs.cost_seconds(student, ()) / 10)

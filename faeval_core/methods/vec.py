@@ -33,9 +33,10 @@ class VectorField(Learned):
 
     @classmethod
     def beside(cls, cfg, net):
-        """Three fifths are the loss's differences through the true blocks."""
+        """Three fifths are the loss's differences through the true blocks, two the net, where there is one."""
         true = AUDIT * cfg.options["M"] / 4 * cfg.depth * (cfg.depth + 1) / 20 * (cfg.width / 256) ** 2
-        return 0.4 * super().beside(cfg, net) + 0.6 * true
+        of_net, of_true = {"level": (0, 0.6), "gaussian": (0, 0)}.get(cfg.options["source"], (0.4, 0.6))
+        return of_net * super().beside(cfg, net) + of_true * true
 
     def outputs(self):
         return self.model.sizes
