@@ -233,8 +233,8 @@ def test_conditioning_codes(batch, code, size):
     method, model, p, s, hs, logits, exact = shallow("sb", batch, options={"code": code})
     found = method.code(p, s, hs, logits, batch[1])
     assert found.shape == (32, size)
-    head = model.output_error(logits, batch[1]) if code.startswith("eT") else F.normalize(exact[-1], dim=-1) * 12**0.5
-    torch.testing.assert_close(found[:, : head.shape[1]], head, rtol=1e-3, atol=1e-4)
+    head = model.output_error(logits, batch[1]) if code.startswith("eT") else exact[-1]
+    torch.testing.assert_close(found[:, : head.shape[1]], head)
 
 
 # -- the three update rules ---------------------------------------------------------------------------------------------
@@ -326,14 +326,15 @@ def test_a_fitted_batch_does_not_end_an_auxiliary_net(batch):
         assert math.isfinite(method.auxiliary(p, s, hs, model.readout(p, hs[-1]), y)[0])
 
 
-def test_conditioning_does_not_depend_on_the_streams_scale(batch):
-    for code in ("deltaL", "eT", "deltaL_hL"):
+def test_of_the_conditioning_codes_delta_alone_shrinks_as_the_stream_grows(batch):
+    for code, shrinks in (("eT", 0), ("eT_hL", 0), ("deltaL", 12), ("deltaL_hL", 12)):  # features that go with 1 / scale
         method, model, p, s = member(tiny("sb", options={"code": code}))
         p = scramble(p)
         codes = []
         for q in (p, model.rescaled(p, 1e6)):
             hs, logits = forward(model, q, batch[0])
             codes.append(method.code(q, s, hs, logits, batch[1]))
+        codes[1][:, :shrinks] *= 1e6
         torch.testing.assert_close(*codes, rtol=1e-3, atol=1e-3)
 
 

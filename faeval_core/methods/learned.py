@@ -19,7 +19,8 @@ class Learned(DFA):
     Subclasses define `outputs` (sizes of the net's output for levels 0..L), `learned` (a_0..a_L of aux) and `auxiliary`.
     The net: W_h LN(h_l) + W_s [t_l, s] → GELU → `layers` more of width `hidden` → output. States of tokens or feature
     maps enter as one long vector, with one W_h for each size of level.
-    code: what s holds: e_T, or δ_L over its RMS, each alone or with a fixed random projection of LN(h_L).
+    code: what s holds: e_T, or δ_L as it is (so that it shrinks as the stream grows), each alone or with a fixed random
+    projection of LN(h_L).
     wr, start: α is 0 for the first wr·epochs, and for the first `start` epochs; stop: α is 0 from there on (0: never);
     decay: α falls linearly to 0 at the end, where the last diagnosis then sees DFA alone; last: only the last so many blocks
     hear aux (0: all levels).
@@ -76,7 +77,7 @@ class Learned(DFA):
     def code(self, p, s, hs, logits, y):
         """The conditioning s, (batch, features)."""
         name = self.cfg.options["code"]
-        error = self.model.output_error(logits, y) if name.startswith("eT") else unit(self.terminal(p, hs, y).flatten(1))
+        error = self.model.output_error(logits, y) if name.startswith("eT") else self.terminal(p, hs, y).flatten(1)
         if name.endswith("_hL"):
             error = torch.cat([error, flat_norm(hs[-1]) @ s["projection"]], -1)
         return error
