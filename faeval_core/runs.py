@@ -238,6 +238,8 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
+        if c.precision == "bf16":
+            provenance["bf16_by"] = "oneDNN" if ensemble.in_products else "autocast"
         store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))
         store.checkpoint_path(c).unlink(missing_ok=True)
 

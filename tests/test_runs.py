@@ -18,6 +18,15 @@ def test_a_record_does_not_depend_on_company(tmp_path):
         assert [r.checksum for r in together] == [r.checksum for r in alone]
 
 
+@pytest.mark.parametrize("able, by", [(True, "oneDNN"), (False, "autocast")])
+def test_a_record_tells_what_rounded_its_products(store, monkeypatch, able, by):
+    monkeypatch.setattr("faeval_core.training.rounds_in_products", lambda device: able)
+    full, half = run([tiny("dfa"), tiny("dfa", precision="bf16")], store, progress=False)
+    assert half.provenance["bf16_by"] == by and "bf16_by" not in full.provenance
+    assert half.curves["train_loss"] == pytest.approx(full.curves["train_loss"], rel=0.05)
+    assert able or half.curves["train_loss"] != full.curves["train_loss"]
+
+
 def test_a_diverging_member_leaves_its_siblings_intact(tmp_path):
     """lr 1e38 overflows the weights in one step; credit of 1e30 overflows Adam's squares, which would stall unseen."""
     bad = [tiny("dfa", seed=7, lr=1e38), tiny("dfa", seed=8, options={"feedback_scale": 1e30})]
