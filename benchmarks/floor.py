@@ -57,13 +57,11 @@ class Floor:
         x, y = next(ensemble.batches())
         with Recorder() as recorder:
             ensemble.step(x, y)
-        self.device, self.members = ensemble.device, len(ensemble.configs)
+        self.device, self.members, self.in_products = ensemble.device, len(ensemble.configs), ensemble.in_products
         self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
         self.scratch, self.graphs = {}, {}
         self.calls = [pair and (self.kind(*pair), self.product(*pair)) for pair in recorder.calls]
         self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
-        if ensemble.in_products:
-            self.time_cpu = rounded_products(self.time_cpu)
 
     def kind(self, a, b):
         return "x".join(map(str, (*a.shape, b.shape[-1])))
@@ -83,7 +81,8 @@ class Floor:
 
     def time(self, steps):
         """Mean over `steps` repetitions: milliseconds per step of all members, by part, and bandwidth in GB/s."""
-        totals = self.time_cuda(steps) if self.device.type == "cuda" else self.time_cpu(steps)
+        timed = self.time_cuda if self.device.type == "cuda" else self.time_cpu
+        totals = (rounded_products(timed) if self.in_products else timed)(steps)
         ms = {k: v / steps * 1e3 for k, v in totals.items()}
         copy, inplace = ms.pop("copy"), ms.pop("inplace")
         floats = 4e-6 * self.trained * self.members  # one float per parameter, in MB: over ms, it is GB/s

@@ -21,7 +21,7 @@ from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
-CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size; benchmarks/results.json has the measurement
+CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size on two quiet cores (README)
 FUSE_SECONDS = 60  # runs that would take longer (by that figure) have their gradient compiled
 SIZES = {"digits": (64, 1437), "fashionmnist": (784, 60000)}  # features and images where they are not CIFAR's
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}

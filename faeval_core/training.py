@@ -102,6 +102,7 @@ class Ensemble:
         self.driver, self.fused = driver or ("vmap" if self.device.type == "cuda" else "loop"), fused
         data = pixels.data
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
+        self.in_products = self.configs[0].precision == "bf16" and rounds_in_products(self.device)
         self.gradient = self._gradient()
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
@@ -139,11 +140,10 @@ class Ensemble:
 
     def _gradient(self):
         """(trained, fixed, state, x, y) -> (gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all."""
-        method, bf16 = self.method, self.configs[0].precision == "bf16"
-        self.in_products = bf16 and rounds_in_products(self.device)
+        method, cast = self.method, self.configs[0].precision == "bf16" and not self.in_products
 
         def scalar(trained, fixed, state, x, y):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16 and not self.in_products, cache_enabled=False):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=cast, cache_enabled=False):
                 return method.surrogate({**fixed, **trained}, state, x, y)
 
         def by_autograd(trained, fixed, state, x, y):  # on the CPU a tenth faster than grad, unless compiled

@@ -51,7 +51,7 @@ class Method:
     options: dict = {}  # option -> default
     member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
     gates: tuple = ()  # those of them whose zero switches a term off
-    cost = 1.0  # of an epoch, relative to DFA's at the audit's size (rounded from benchmarks/results.json)
+    cost = 1.0  # of an epoch, relative to DFA's at the audit's size (rounded from `make bench` on quiet cores)
     hears = fits = True  # set by the engine where no member hears the auxiliary net in this epoch, or none fits it
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
 
