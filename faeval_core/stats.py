@@ -53,7 +53,7 @@ def decide(values, above=None, below=None) -> str:
 
 
 def diff_in_se(ours, ours_sd, ours_n, value, sd, n) -> float | None:
-    """(ours - reference) over the standard error of that difference; an unknown reference sd counts as ours."""
-    variances = [s * s / k for s, k in ((ours_sd, ours_n), (sd if sd is not None else ours_sd, n or 1)) if s is not None]
-    total = math.sqrt(sum(variances))
+    """(ours - reference) over the standard error of that difference; an unknown sd counts as that of the other side."""
+    known = [(b if a is None else a, k or 1) for a, b, k in ((ours_sd, sd, ours_n), (sd, ours_sd, n))]
+    total = math.sqrt(sum((s or 0.0) ** 2 / k for s, k in known))
     return (ours - value) / total if total > 0 else None

@@ -38,6 +38,8 @@ def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **chang
         ({"stability": 0.3}, "c", False), ({"stability": 0.31}, "c", True),
         ({"twin": [1.0, 0.98, 1.0, 1.0]}, "b'", True), ({"twin": [1.0, None, 1.0, 1.0]}, "b'", None),
         ({"rescaled": {"gamma": [0.5, 0.42, 0.2, 1.0]}}, "b'", True),
+        ({"rescaled": {"gamma": [0.5, None, 0.2, 1.0]}}, "b'", None),
+        ({"twin": [0.9, None, 1.0, 1.0]}, "b'", True), ({"gamma": [None, 0.5, 0.2, 1.0]}, "b'", True),
         ({"rescaled": {"gamma": [0.5, 0.409, 0.2, 1.0]}}, "b'", False),
     ],
 )  # fmt: skip
@@ -103,6 +105,7 @@ def test_pairs_are_matched_by_seed():
 def test_differences_are_in_standard_errors_of_the_difference():
     assert stats.diff_in_se(0.5, 0.03, 3, 0.4, 0.06, 3) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.06**2 / 3))
     assert stats.diff_in_se(0.5, 0.03, 3, 0.4, None, 1) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.03**2))
+    assert stats.diff_in_se(0.5, None, 1, 0.4, 0.06, 3) == pytest.approx(0.1 / math.sqrt(0.06**2 + 0.06**2 / 3))
     assert stats.diff_in_se(0.5, None, 1, 0.4, None, None) is None
 
 
