@@ -16,7 +16,7 @@ from collections import defaultdict
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from faeval_core.training import rounded_products
+from faeval_core.training import by_onednn, takes_onednn
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
@@ -57,7 +57,8 @@ class Floor:
         x, y = next(ensemble.batches())
         with Recorder() as recorder:
             ensemble.step(x, y)
-        self.device, self.members, self.in_products = ensemble.device, len(ensemble.configs), ensemble.in_products
+        self.device, self.members = ensemble.device, len(ensemble.configs)
+        self.onednn = takes_onednn(ensemble.configs[0].precision, self.device, fused=True)
         self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
         self.scratch, self.graphs = {}, {}
         self.calls = [pair and (self.kind(*pair), self.product(*pair)) for pair in recorder.calls]
@@ -82,7 +83,7 @@ class Floor:
     def time(self, steps):
         """Mean over `steps` repetitions: milliseconds per step of all members, by part, and bandwidth in GB/s."""
         timed = self.time_cuda if self.device.type == "cuda" else self.time_cpu
-        totals = (rounded_products(timed) if self.in_products else timed)(steps)
+        totals = (by_onednn(timed) if self.onednn else timed)(steps)
         ms = {k: v / steps * 1e3 for k, v in totals.items()}
         copy, inplace = ms.pop("copy"), ms.pop("inplace")
         floats = 4e-6 * self.trained * self.members  # one float per parameter, in MB: over ms, it is GB/s

@@ -236,10 +236,9 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
             "package": __version__, "method_version": METHODS[c.method].version,
             "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
+            "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
             "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
-        if c.precision == "bf16":
-            provenance["bf16_by"] = "oneDNN" if ensemble.in_products else "autocast"
         store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))
         store.checkpoint_path(c).unlink(missing_ok=True)
 

@@ -75,7 +75,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                   "test_protocol.py::test_a_learned_credit_is_read_beside_dfas_on_the_same_net"),
     "lock-for-all": ("store.py", "yield held.is_locked", "yield True", "test_cli.py"),
     "ep-frontier": ("methods/ep.py", "max(0, top - step)", "max(0, top - step + 1)", "test_credit.py"),
-    "bf16-ignored": (TRAINING, "if self.in_products else found", "if False else found", "test_training.py"),
+    "bf16-ignored": (TRAINING, "if self.onednn else found", "if False else found", "test_training.py"),
     "uneven-shares": ("runs.py", "int(share / costs[group[0]])", "int(2 * share / costs[group[0]])", "test_engines.py"),
     "sd-of-n": ("stats.py", "v.std(ddof=1)", "v.std(ddof=0)",
                 "test_protocol.py::test_intervals_are_students_and_sd_has_n_minus_one"),

@@ -76,13 +76,13 @@ def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, pre
     assert sum(call is None for call in floor.calls) == 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_floor_rounds_products_where_the_step_does(load, pixels, monkeypatch, precision):
-    monkeypatch.setattr("faeval_core.training.rounds_in_products", lambda device: True)
+@pytest.mark.parametrize("precision, rounds, taken", [("fp32", True, False), ("fp32", False, True), ("bf16", True, True)])
+def test_the_floor_takes_its_products_where_a_long_run_does(load, pixels, monkeypatch, precision, rounds, taken):
+    monkeypatch.setattr("faeval_core.training.onednn_rounds", lambda: rounds)
     floor, seen = load("floor").Floor(Ensemble([tiny("dfa", precision=precision)], pixels)), []
     floor.calls.insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))
     floor.time(2)
-    assert len(seen) == 4 and {p == "bf16" for p in seen} == {precision == "bf16"}
+    assert len(seen) == 4 and {p == "bf16" for p in seen} == {taken}
 
 
 def test_a_product_of_the_same_values_counts_once(load, pixels):

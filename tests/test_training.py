@@ -10,7 +10,7 @@ from conftest import tiny
 from torch import nn
 
 from faeval_core import METHODS, data
-from faeval_core.training import Ensemble, build, initial
+from faeval_core.training import Ensemble, build, by_onednn, initial, onednn_rounds
 
 SOLO = [  # what may differ inside one ensemble
     tiny("dfa", seed=1, penalty=1e-2),
@@ -187,7 +187,7 @@ def test_vmap_agrees_with_the_loop(pixels, method):
     base = tiny(method, penalty_h0=1e-3, **PLAIN_EP.get(method, {}))
     configs = [base.with_(seed=s, lr=lr) for s, lr in ((1, 1e-3), (2, 2e-3), (3, 1e-3))]
     for a, b in zip(trained(configs, pixels, driver="loop"), trained(configs, pixels, driver="vmap")):
-        assert apart(a, b) < (1e-4 if method in ("ep", "cb", "vec") else 1e-5)  # those amplify the rounding of differences
+        assert apart(a, b) < (1e-4 if method in ("ep", "sb", "cb", "vec") else 1e-5)  # which amplify rounding
 
 
 @pytest.mark.parametrize("method, values", [
@@ -217,6 +217,26 @@ def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, driver, chan
     for a, b in zip(trained(configs, pixels, driver=driver, fused=True), trained(configs, pixels)):
         assert apart(a, b) < 1e-4 and not all(torch.equal(a[k], b[k]) for k in b)
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("precision, fused", [("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)])
+def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels, monkeypatch, rounds, precision, fused):
+    monkeypatch.setattr("faeval_core.training.onednn_rounds", lambda: rounds)
+    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    ensemble, seen = Ensemble([tiny("dfa", precision=precision)], pixels, fused=fused), []
+    surrogate = ensemble.method.surrogate
+    ensemble.method.surrogate = lambda *args: seen.append(torch.backends.mkldnn.fp32_precision) or surrogate(*args)
+    ensemble.run_epoch()
+    assert {p == "bf16" for p in seen} == {ensemble.onednn} == {rounds if precision == "bf16" else fused and not rounds}
+
+
+def test_onednn_is_found_to_round_where_it_does():
+    """A product that cannot be exact in 8 bits, against the same one in float64."""
+    a, b = (torch.randn(128, 128, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    exact = a.double() @ b.double()
+    off = ((by_onednn(torch.mm)(a, b) - exact).norm() / exact.norm()).item()
+    assert 1e-4 < off < 1e-2 if onednn_rounds() else off < 1e-6
 
 
 @pytest.mark.parametrize("method", ["bp", "dfa", "fa", "sb"])
