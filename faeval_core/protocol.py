@@ -44,13 +44,15 @@ def deep_cos(diagnosis: dict) -> dict:
 
 
 def reference_invalid(diagnosis: dict) -> bool | None:
-    """(b') fires: fp32 disagrees with fp64 at some level, or exact Γ does not survive the rescaling. None: nothing does so
-    where it can be measured, and some level cannot be."""
+    """(b') fires: fp32 disagrees with fp64 at some level, or exact Γ does not survive the rescaling. None: undefined.
+
+    Γ is compared where it is defined at every level, before and after: a credit that the rescaling extinguishes at some level
+    (EP's, a small difference of large states) says nothing about the reference.
+    """
     twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]["gamma"]
-    drift = [None if None in pair else abs(pair[0] - pair[1]) for pair in zip(gamma, moved)]
-    if any(t is not None and t < TWIN_FLOOR for t in twin) or any(d is not None and d > RESCALE_DRIFT for d in drift):
+    if any(t is not None and t < TWIN_FLOOR for t in twin):
         return True
-    return None if None in (*twin, *drift) else False
+    return None if None in (*twin, *gamma, *moved) else max(abs(a - b) for a, b in zip(gamma, moved)) > RESCALE_DRIFT
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
