@@ -11,8 +11,10 @@ from .tables import audit_table
 
 ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "′": "'"}
 ESCAPES |= {"−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)"}
-SYMBOLS = str.maketrans({"‖": r"\|", "Γ": r"\Gamma ", "ρ": r"\rho ", "λ": r"\lambda ", "δ": r"\delta ", "α": r"\alpha "})
-FORMULA = r"‖[^‖]+‖|[Γρλδα](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
+ESCAPES |= {"₀": r"\(_0\)"}
+GREEK = {"Γ": "Gamma", "α": "alpha", "β": "beta", "δ": "delta", "ε": "varepsilon", "η": "eta", "λ": "lambda", "ρ": "rho"}
+SYMBOLS = str.maketrans({"‖": r"\|", **{letter: rf"\{name} " for letter, name in GREEK.items()}})
+FORMULA = rf"‖[^‖]+‖|[{''.join(GREEK)}](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
 
 CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or by that of a rank correlation over arms.
 \textit{Source:} \texttt{reproduce\_all.ipynb}, \texttt{results/studies/*.json}."""
