@@ -10,8 +10,7 @@ from .files import publish, studies
 from .tables import audit_table
 
 ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "—": "---", "′": "'"}
-ESCAPES |= {"−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)"}
-ESCAPES |= {"₀": r"\(_0\)"}
+ESCAPES |= {"−": r"\(-\)", "±": r"\(\pm\)", "×": r"\(\times\)", "₀": r"\(_0\)"}
 GREEK = {"Γ": "Gamma", "α": "alpha", "β": "beta", "δ": "delta", "ε": "varepsilon", "η": "eta", "λ": "lambda", "ρ": "rho"}
 SYMBOLS = str.maketrans({"‖": r"\|", **{letter: rf"\{name} " for letter, name in GREEK.items()}})
 FORMULA = rf"‖[^‖]+‖|[{''.join(GREEK)}](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
