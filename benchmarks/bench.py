@@ -37,6 +37,7 @@ LEARNED = ("ep", "sb", "cb", "vec", "local")
 FUSED, PLAIN, BF16 = {}, {"fused": False}, {"precision": "bf16"}
 ROWS = [(m, n, FUSED) for m in METHODS for n in (3, 1)] + [(m, 3, FUSED) for m in LEARNED] + [("dfa", 16, FUSED)]
 ROWS += [("dfa", 3, PLAIN), ("dfa", 3, BF16), ("fa", 3, BF16)]
+CUDA_ROWS = [("dfa", 64, FUSED), ("dfa", 3, {"graph": False})]  # and what the CUDA graph is worth
 KEYS = (
     "name", "method", "members", "precision", "sec_per_run_epoch", "ratio_plain", "ratio_serial", "ratio_floor", "peak_mb",
     "machine",
@@ -55,7 +56,8 @@ def ensemble_row(method, members, how, spec, plain):
     spec = {**spec, "method": method, "members": members, "fused": True, "precision": "fp32", **how}
     found = ask("rows.py", json.dumps(spec))
     seconds, floor = found["sec_per_run_epoch"], found["floor_ms"]
-    serial, how = found.get("serial_s"), ", bf16" * (spec["precision"] == "bf16") + ", uncompiled" * (not spec["fused"])
+    told = {"precision": ("bf16", ", bf16"), "fused": (False, ", uncompiled"), "graph": (False, ", no graph")}
+    serial, how = found.get("serial_s"), "".join(text for k, (value, text) in told.items() if spec.get(k) == value)
     return {
         "name": f"faeval {method} x{members}{how}", "method": method, "members": members, "precision": spec["precision"],
         "sec_per_run_epoch": seconds, "ratio_plain": plain / seconds if plain else None,
@@ -117,7 +119,7 @@ def main(argv=None):
     spec = (QUICK if a.quick else FULL) | {"device": a.device}
     if a.quick:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, tiny products wait for their second thread
-    wanted = [("dfa", 3, PLAIN)] if a.quick else [r for r in ROWS if r[0] in a.only]
+    wanted = [("dfa", 3, PLAIN)] if a.quick else [r for r in ROWS + CUDA_ROWS * (a.device == "cuda") if r[0] in a.only]
     workers, plains, rows, failed = [0] if a.quick else [0, 1, 2], {}, [], []
     for method in dict.fromkeys(m for m, *_ in wanted if m in METHODS):
         plains[method] = plain_row(method, spec, workers)

@@ -16,7 +16,7 @@ from collections import defaultdict
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from faeval_core.training import by_onednn, takes_onednn
+from faeval_core.execution import by_onednn, takes_onednn
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)

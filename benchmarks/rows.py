@@ -98,6 +98,8 @@ def measure(spec):
     configs = [base.with_(seed=s) for s in range(members)]
     fused = spec["fused"]
     ours = Timed(Ensemble(configs, pixels, fused=fused), device)
+    if not spec.get("graph", True):
+        ours.ensemble.together = ours.ensemble.update
     ours.round(spec["warmup"])
     kib = 1 if sys.platform == "darwin" else 1024
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib

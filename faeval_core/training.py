@@ -1,11 +1,7 @@
 """The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
 
-import ctypes
 import math
-import sys
 import time
-import warnings
-from functools import cache
 
 import torch
 from torch.func import grad, vmap
@@ -13,6 +9,7 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
+from .execution import by_onednn, compiled, prepare_cpu, replayed, takes_onednn
 from .exploit import exploit
 from .methods import METHODS
 from .models import MODELS
@@ -50,59 +47,13 @@ def noise(method, cfg, batch: int, generator) -> dict[str, torch.Tensor]:
     return {k: torch.randn(shape, generator=generator, device=generator.device) for k, shape in shapes.items()}
 
 
-def prepare_cpu():
-    """Settings of this process for speed. Freed memory is reused: given back, it costs the next step a page fault per 4 KiB.
-
-    Numbers below 1e-38 count as zero: units that have died leave such moments behind, which made the optimiser of one run
-    take half of its step.
-    """
-    torch.set_flush_denormal(True)
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
-
-
-def by_onednn(f):
-    """f with its float32 products taken by oneDNN in place of MKL, and free to round their operands to bfloat16."""
-    return torch.backends.mkldnn.flags(enabled=None, deterministic=None, allow_tf32=None, fp32_precision="bf16")(f)
-
-
-@cache
-def onednn_rounds() -> bool:
-    """Whether oneDNN makes use of that freedom on this CPU, found by trying: with AMX it does, with AVX-512 alone it does not."""
-    fine = torch.full((64, 64), 1 + 2**-12)
-    return not torch.equal(by_onednn(torch.mm)(fine, torch.eye(64)), fine)
-
-
-def takes_onednn(precision, device, fused) -> bool:
-    """Whether the products of training go to oneDNN: to be rounded, which spares the tensors that autocast casts, or in a long
-    run for its float32 kernels: on AMD, twice as fast as MKL's, but for some ten microseconds a call that small ones feel."""
-    return device.type == "cpu" and (onednn_rounds() if precision == "bf16" else fused and not onednn_rounds())
-
-
-def compiled(f):
-    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs)."""
-    torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
-    found = torch.compile(f, dynamic=False)
-
-    def call(*args):
-        nonlocal found
-        try:
-            return found(*args)
-        except torch._dynamo.exc.TorchDynamoException as e:
-            warnings.warn(f"torch.compile failed, so training goes on uncompiled ({str(e).splitlines()[0]})", stacklevel=2)
-            found = f
-            return f(*args)
-
-    return call
-
-
 class Ensemble:
     """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them.
 
     driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
-    them (for GPUs); None chooses by device. fused: torch.compile the gradient, which takes half a minute once and a quarter to
-    two thirds off every step after it, and take its products from the library that is faster for large ones.
+    them (for GPUs, where the step becomes a CUDA graph); None chooses by device. fused: torch.compile the gradient, which takes
+    half a minute once and a quarter to two thirds off every step after it, and take its products from the library that is
+    faster for large ones.
     """
 
     def __init__(self, configs, pixels: Pixels, upstreams=None, driver=None, fused=False):
@@ -120,6 +71,8 @@ class Ensemble:
         kept = MOMENTS[self.configs[0].optimizer]
         self.moments = {name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept}
         self.steps = torch.zeros(len(members), len(self.trained), device=self.device)  # updates that each leaf has had
+        exact = torch.float32 if self.device.type == "cuda" else torch.float64  # what the fused optimisers read there
+        self.lr = torch.zeros(len(members), dtype=exact, device=self.device)
         self.epoch = 0
         self._bind()
         self._begin_epoch()
@@ -139,6 +92,7 @@ class Ensemble:
         members = range(len(self.configs))
         self.leaves = [{k: self.params[k][m] for k in self.trained} for m in members]
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
+        self.phase = None
 
     def member(self, m):
         """(params, state) of member m as views, detached."""
@@ -170,14 +124,7 @@ class Ensemble:
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
         if self.driver == "vmap":
-            state = self.state | self._stack([self.noise(m, x.shape[1]) for m in range(len(self.configs))])
-            trained = {k: self.params[k] for k in self.trained}
-            fixed = {k: v for k, v in self.params.items() if k not in trained}
-            grads, (losses, changed) = self.gradient(trained, fixed, state, x, y)
-            for m in range(len(self.configs)):
-                self.descend(m, {k: g[m] for k, g in grads.items()})
-            self.take(changed, slice(None))
-            return losses
+            return self.together({"x": x, "y": y} | self._stack([self.noise(m, x.shape[1]) for m in range(len(self.configs))]))
         losses = []
         for m, leaves in enumerate(self.leaves):
             state = {k: v[m] for k, v in self.state.items()} | self.noise(m, x.shape[1])
@@ -186,6 +133,16 @@ class Ensemble:
             self.take(changed, m)
             losses.append(loss)
         return torch.stack(losses)
+
+    def update(self, inputs):
+        """One step of all members, batched. Changes tensors in place alone, as a CUDA graph of it can do no other."""
+        state, trained = self.state | inputs, {k: self.params[k] for k in self.trained}
+        fixed = {k: v for k, v in self.params.items() if k not in trained}
+        grads, (losses, changed) = self.gradient(trained, fixed, state, inputs["x"], inputs["y"])
+        for m in range(len(self.configs)):
+            self.descend(m, {k: g[m] for k, g in grads.items()})
+        self.take(changed, slice(None))
+        return losses
 
     def take(self, changed, m):
         """Changed tensors of member m (or of all) into the state, or into the parameters (running statistics)."""
@@ -204,7 +161,7 @@ class Ensemble:
 
         By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, a quarter of the time.
         """
-        cfg, (names, leaves, moments, steps, moving) = self.configs[m], self.learning[m]
+        cfg, (names, leaves, moments, steps, moving, lr) = self.configs[m], self.learning[m]
         if not names:
             return
         if cfg.clip > 0:
@@ -213,7 +170,7 @@ class Ensemble:
                 norm = torch.nn.utils.get_total_norm([grads[k] for k in block])
                 grads |= {k: grads[k] * (cfg.clip / (norm + 1e-6)).clamp(max=1) for k in block}
         self.steps[m] += moving
-        found, plain = [grads[k] for k in names], {"lr": cfg.lr * self.rate, "weight_decay": cfg.weight_decay, "maximize": False}
+        found, plain = [grads[k] for k in names], {"lr": lr, "weight_decay": cfg.weight_decay, "maximize": False}
         if cfg.optimizer == "adamw":
             torch._fused_adamw_(leaves, found, *moments, [], steps, beta1=0.9, beta2=0.999, eps=EPS_ADAM, amsgrad=False, **plain)
         else:
@@ -252,22 +209,25 @@ class Ensemble:
     def _begin_epoch(self):
         """State, learning rate and random streams that depend on the epoch."""
         cfg = self.configs[0]
-        self.rate = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
+        rate = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
         for m, c in enumerate(self.configs):
+            self.lr[m] = c.lr * rate
             for k, v in self.method.at_epoch(c, self.epoch).items():
                 self.state[k][m].copy_(v)
         self.generators = [self._generator(c, "noise") for c in self.configs]
-        self.learning = [self._learning(m) for m in range(len(self.configs))]
+        names = [[k for k in self.trained if self.method.learns(c, self.epoch, k)] for c in self.configs]
         self.method.hears = "blend" not in self.state or bool((self.state["blend"] > 0).any())
-        self.method.fits = any(k.startswith("aux.") for names, *_ in self.learning for k in names)
+        self.method.fits = any(k.startswith("aux.") for member in names for k in member)
+        if self.phase != (phase := (names, self.method.hears, self.method.fits)):  # else the steps are those of before
+            self.phase, self.learning = phase, [self._learning(m, member) for m, member in enumerate(names)]
+            self.together = replayed(self.update) if self.device.type == "cuda" else self.update
 
-    def _learning(self, m):
-        """(names, leaves, moments, steps) of what learns in this epoch, and 1 or 0 for each trained tensor: whether it does."""
-        names = [k for k in self.trained if self.method.learns(self.configs[m], self.epoch, k)]
+    def _learning(self, m, names):
+        """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether it does), learning rate."""
         moments = [[kept[k][m] for k in names] for kept in self.moments.values()]
         steps = [self.steps[m, self.trained.index(k)] for k in names]
         moving = torch.tensor([float(k in names) for k in self.trained], device=self.device)
-        return names, [self.leaves[m][k] for k in names], moments, steps, moving
+        return names, [self.leaves[m][k] for k in names], moments, steps, moving, self.lr[m]
 
     def _generator(self, cfg, name):
         """A generator on the device that depends on (seed, name, epoch) alone."""
@@ -330,7 +290,7 @@ class Ensemble:
         self.configs = [self.configs[m] for m in members]
         for part in (self.params, self.state, *self.moments.values()):
             part.update({k: v[members] for k, v in part.items()})
-        self.labels, self.steps = self.labels[members], self.steps[members]
+        self.labels, self.steps, self.lr = self.labels[members], self.steps[members], self.lr[members]
         self._bind()
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE, TRAINING, DIAG = "methods/base.py", "training.py", "diagnostics.py"
 METHODS = "test_methods.py"
 SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
+RECORDED = "test_training.py::test_a_recorded_step_hears_all_that_changes_between_steps"
 COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
 
 MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
@@ -34,7 +35,9 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "frozen-thaws": ("methods/bp.py", 'and not name.startswith("blocks.")', "", METHODS),
     "schedule": (TRAINING, "math.pi * self.epoch / cfg.epochs", "math.pi * (self.epoch + 1) / cfg.epochs", SCRIPT),
     "shared-batches": (TRAINING, "pixels.draws(c.seed,", "pixels.draws(cfg.seed,", COMPANY),
-    "shared-lr": (TRAINING, "cfg.lr * self.rate", "self.configs[0].lr * self.rate", COMPANY),
+    "shared-lr": (TRAINING, "= c.lr * rate", "= cfg.lr * rate", COMPANY),
+    "rate-recorded": (TRAINING, "moving, self.lr[m]", "moving, self.lr[m].item()", SCRIPT),
+    "recorded-for-good": (TRAINING, "if self.phase != (phase :=", "if None is self.phase != (phase :=", RECORDED),
     "flip-dropped": (TRAINING, "take[3] if cfg.augment else None", "None", SCRIPT),
     "no-momentum": (TRAINING, '"momentum": cfg.momentum', '"momentum": 0.0', SCRIPT),
     "no-decay": (TRAINING, '"weight_decay": cfg.weight_decay', '"weight_decay": 0.0', SCRIPT),

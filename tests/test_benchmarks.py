@@ -78,7 +78,7 @@ def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, pre
 
 @pytest.mark.parametrize("precision, rounds, taken", [("fp32", True, False), ("fp32", False, True), ("bf16", True, True)])
 def test_the_floor_takes_its_products_where_a_long_run_does(load, pixels, monkeypatch, precision, rounds, taken):
-    monkeypatch.setattr("faeval_core.training.onednn_rounds", lambda: rounds)
+    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     floor, seen = load("floor").Floor(Ensemble([tiny("dfa", precision=precision)], pixels)), []
     floor.calls.insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))
     floor.time(2)

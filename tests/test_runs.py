@@ -20,7 +20,7 @@ def test_a_record_does_not_depend_on_company(tmp_path):
 
 @pytest.mark.parametrize("able, by", [(True, "oneDNN"), (False, "autocast")])
 def test_a_record_tells_what_took_its_products(store, monkeypatch, able, by):
-    monkeypatch.setattr("faeval_core.training.onednn_rounds", lambda: able)
+    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: able)
     full, half = run([tiny("dfa"), tiny("dfa", precision="bf16")], store, progress=False)
     assert (full.provenance["products"], half.provenance["products"]) == ("BLAS", by)
     assert half.curves["train_loss"] == pytest.approx(full.curves["train_loss"], rel=0.05)

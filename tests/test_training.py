@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from faeval_core import METHODS, data
-from faeval_core.training import Ensemble, build, by_onednn, initial, onednn_rounds
+from faeval_core.execution import EAGER, by_onednn, onednn_rounds, replayed
+from faeval_core.training import Ensemble, build, initial
 
 SOLO = [  # what may differ inside one ensemble
     tiny("dfa", seed=1, penalty=1e-2),
@@ -222,7 +224,7 @@ def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, driver, chan
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("precision, fused", [("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)])
 def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels, monkeypatch, rounds, precision, fused):
-    monkeypatch.setattr("faeval_core.training.onednn_rounds", lambda: rounds)
+    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     ensemble, seen = Ensemble([tiny("dfa", precision=precision)], pixels, fused=fused), []
     surrogate = ensemble.method.surrogate
@@ -261,6 +263,74 @@ def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels, tmp_path
     assert apart(found, trained([tiny("dfa")], pixels)[0]) < 1e-5
 
 
+class Replaying(Ensemble):
+    """Recorded as on CUDA, but by tracing, which runs here: of a recorded step, too, only the work on tensors is left."""
+
+    recordings = 0
+
+    def _begin_epoch(self):
+        before = getattr(self, "phase", None)
+        super()._begin_epoch()
+        if self.phase is not before:
+            self.together = replayed(self.update, self.record)
+
+    def record(self, f, inputs):
+        kept = [self.export(m) for m in range(len(self.configs))]
+        graph = make_fx(lambda inputs: f(inputs))(inputs)  # which takes the step
+        for m, tensors in enumerate(kept):
+            self.restore(m, tensors, self.epoch)
+        assert not [n for n in graph.graph.nodes if "lift_fresh" in str(n.target)], "a number would come from the host"
+        self.recordings += 1
+        return graph
+
+
+@pytest.mark.parametrize("method, recordings, changes", [
+    ("bp", 1, {"model": "convnet"}), ("dfa", 1, {"clip": 0.1, "penalty": 1e-2}), ("fa", 1, {"optimizer": "sgd"}),
+    ("ep", 1, {}), ("sb", 1, {}),
+    ("cb", 2, {"options": {"wr": 0.5}}),  # until then DFA's credit alone is heard
+    ("vec", 3, {"options": {"freeze_after": 2, "decay": True}}),  # fitted and heard; heard; neither
+])  # fmt: skip
+def test_a_recorded_step_hears_all_that_changes_between_steps(pixels, method, recordings, changes):
+    """Learning rate, blend, noise, running statistics and optimiser state of a recording are those of each epoch."""
+    base = tiny(method, epochs=4, **changes)
+    configs = [base, base.with_(seed=5, lr=3e-3)]
+    eager, replaying = Ensemble(configs, pixels, driver="vmap"), Replaying(configs, pixels, driver="vmap")
+    assert pixels.n // base.batch_size > EAGER
+    for _ in range(4):
+        assert torch.equal(eager.run_epoch(), replaying.run_epoch())
+    assert replaying.recordings == recordings
+    for m in range(2):
+        assert apart(replaying.export(m), eager.export(m)) < 1e-6
+    assert apart(eager.member(0)[0], eager.member(1)[0]) > 1e-3
+    replaying.keep([1])  # the others have diverged
+    replaying.configs = [c.with_(epochs=5) for c in replaying.configs]
+    replaying.run_epoch()
+    assert replaying.recordings == recordings + 1
+
+
+def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
+    def fails(f, inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    step = replayed(lambda inputs: inputs["x"] + 1, fails)
+    with pytest.warns(UserWarning, match="no CUDA graph of the step, so training goes on eagerly .operation not permitted"):
+        assert [step({"x": torch.tensor(float(i))}).item() for i in range(EAGER + 3)] == list(range(1, EAGER + 4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_graph_agrees_with_eager_steps(blobs, method, recwarn):
+    configs, images = [tiny(method, seed=s, **PLAIN_EP.get(method, {})) for s in (1, 2)], data.Pixels(blobs, "cuda")
+    eager, replaying = Ensemble(configs, images), Ensemble(configs, images)
+    eager.together = eager.update
+    for _ in range(2):
+        eager.run_epoch()
+        replaying.run_epoch()
+    assert not [w for w in recwarn if "eagerly" in str(w.message)]
+    for m in range(2):
+        assert apart(replaying.export(m), eager.export(m)) < 1e-4
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("cb", "vec")])  # whose noise comes from the device
 def test_cuda_agrees_with_cpu(blobs, pixels, method):
@@ -285,5 +355,5 @@ def test_cosine_schedule_per_epoch(pixels):
     seen = []
     for _ in range(4):
         ensemble.run_epoch()
-        seen.append(0.1 * ensemble.rate)
+        seen.append(ensemble.lr.item())
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)])

@@ -92,7 +92,7 @@ class Learned(DFA):
         A state may hold several copies of the batch, one after another; the code holds the batch once.
         """
         levels, out = list(range(len(hs)) if levels is None else levels), self.outputs()
-        time = timed * code.new_tensor(levels)[:, None] / self.model.depth
+        time = timed * torch.stack([code.new_full((1,), l) for l in levels]) / self.model.depth
         w_time, w_code = p["aux.code.weight"].split([1, code.shape[1]], 1)
         given = F.linear(time, w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
         heads = [self.model.linear(p, f"aux.in{h[0].numel()}", flat_norm(h)) for h in hs]

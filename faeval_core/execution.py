@@ -1,0 +1,92 @@
+"""How steps are executed: the libraries that take their products, torch.compile, CUDA graphs."""
+
+import ctypes
+import sys
+import warnings
+from functools import cache
+
+import torch
+
+EAGER = 3  # steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
+
+
+def prepare_cpu():
+    """Settings of this process for speed. Freed memory is reused: given back, it costs the next step a page fault per 4 KiB.
+
+    Numbers below 1e-38 count as zero: units that have died leave such moments behind, which made the optimiser of one run
+    take half of its step.
+    """
+    torch.set_flush_denormal(True)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
+
+
+def by_onednn(f):
+    """f with its float32 products taken by oneDNN in place of MKL, and free to round their operands to bfloat16."""
+    return torch.backends.mkldnn.flags(enabled=None, deterministic=None, allow_tf32=None, fp32_precision="bf16")(f)
+
+
+@cache
+def onednn_rounds() -> bool:
+    """Whether oneDNN makes use of that freedom on this CPU, found by trying: with AMX it does, with AVX-512 alone it does not."""
+    fine = torch.full((64, 64), 1 + 2**-12)
+    return not torch.equal(by_onednn(torch.mm)(fine, torch.eye(64)), fine)
+
+
+def takes_onednn(precision, device, fused) -> bool:
+    """Whether the products of training go to oneDNN: to be rounded, which spares the tensors that autocast casts, or in a long
+    run for its float32 kernels: on AMD, twice as fast as MKL's, but for some ten microseconds a call that small ones feel."""
+    return device.type == "cpu" and (onednn_rounds() if precision == "bf16" else fused and not onednn_rounds())
+
+
+def compiled(f):
+    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs)."""
+    torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
+    found = torch.compile(f, dynamic=False)
+
+    def call(*args):
+        nonlocal found
+        try:
+            return found(*args)
+        except torch._dynamo.exc.TorchDynamoException as e:
+            warnings.warn(f"torch.compile failed, so training goes on uncompiled ({str(e).splitlines()[0]})", stacklevel=2)
+            found = f
+            return f(*args)
+
+    return call
+
+
+def recorded(f, inputs):
+    """f as a CUDA graph: it launches in one go what f launched when it was recorded, on the memory that f used then."""
+    buffers, graph = {k: v.clone() for k, v in inputs.items()}, torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = f(buffers)
+
+    def replay(inputs):
+        for k, v in inputs.items():
+            buffers[k].copy_(v)
+        graph.replay()
+        return out.clone()
+
+    return replay
+
+
+def replayed(f, record=recorded):
+    """f, which takes a dict of tensors and returns one, recorded after EAGER calls; f itself, with a warning, where that fails.
+
+    f must find all else that it reads, and leave all that it changes, in tensors that stay where they are.
+    """
+    left, found = EAGER, f
+
+    def call(inputs):
+        nonlocal left, found
+        left -= 1
+        if left == -1:
+            try:
+                found = record(f, inputs)
+            except RuntimeError as e:
+                warnings.warn(f"no CUDA graph of the step, so training goes on eagerly ({str(e).splitlines()[0]})", stacklevel=2)
+        return found(inputs)
+
+    return call
