@@ -203,7 +203,12 @@ class Ensemble:
     @torch.no_grad()
     def accuracy(self, m):
         (p, _), (x, y) = self.member(m), self.pixels.test
-        found = [self.model.logits(p, self.model.embed(p, part)).argmax(-1) for part in x.split(EVAL_CHUNK)]
+
+        def predicted(x):
+            return self.model.logits(p, self.model.embed(p, x)).argmax(-1)
+
+        predicted = by_onednn(predicted) if takes_onednn("fp32", self.device, self.fused) else predicted
+        found = [predicted(part) for part in x.split(EVAL_CHUNK)]
         return (torch.cat(found) == y).sum().item() / len(y)
 
     def _begin_epoch(self):
