@@ -5,6 +5,7 @@ baseline < 2.0 points. Growth, stability and accuracy do not change when the res
 the function; ‖g_L‖ does. Its counterpart (b') asks what (b) is meant to ask: is the reference gradient numerically valid?
 """
 
+import math
 from statistics import fmean
 from typing import NamedTuple
 
@@ -75,6 +76,16 @@ def first_fire(record, letter: str) -> int | None:
     return next((epoch for epoch, value in enumerate(curve, start=1) if crosses(letter, value)), None)
 
 
+def beyond(record, letter: str) -> float | None:
+    """Decades by which a run's worst epoch is beyond the threshold of (a) or (b), from the per-epoch curves; negative where
+    it never fires, None without an epoch. Where first_fire says yes or no, this says by how much."""
+    if letter == "a":
+        ratios = [v / THRESHOLDS["a"] for v in record.curves["growth"]]
+    else:
+        ratios = [THRESHOLDS["b"] / max(g[-1], 1e-45) for g in record.curves["g_norm"]]
+    return math.log10(max(ratios)) if ratios else None
+
+
 class Verdict(NamedTuple):
     """What fired over the seeds of one method: `counts[letter]` = (fired, defined) seeds; a letter fires where it does so
     in more than half of the seeds in which it is defined."""
@@ -90,8 +101,10 @@ class Verdict(NamedTuple):
         if self.diverged == self.runs:
             return "diverged" if self.runs else "not run"
         fired = ", ".join(f"({k})" for k in self.fired(letters))
-        gaps = ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)
-        return (f"fires {fired}" if fired else "trustworthy") + (f"; undefined: {gaps}" if gaps else "")
+        if not (gaps := ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)):
+            return f"fires {fired}" if fired else "trustworthy"
+        silent = ", ".join(f"({k})" for k in letters if self.counts[k][1] and k not in self.fired(letters))
+        return (f"fires {fired}" if fired else f"none of {silent} fires") + f"; undefined: {gaps}"
 
     def withdraw(self, letters=PUBLISHED) -> list[str]:
         return [WITHDRAW[k] for k in self.fired(letters)]

@@ -63,7 +63,8 @@ def test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined():
     assert judged.counts["c"] == (2, 3) and judged.text() == "fires (c)" and judged.withdraw() == [protocol.WITHDRAW["c"]]
     judged = protocol.verdict([record(stability=c) for c in (0.5, None, None, 0.1)], [record(0.2)])
     assert judged.counts["c"] == (1, 2) and judged.text() == "trustworthy"
-    assert protocol.verdict([record()]).text() == "trustworthy; undefined: (d)"
+    assert protocol.verdict([record()]).text() == "none of (a), (b), (c) fires; undefined: (d)"
+    assert protocol.verdict([record(stability=0.5)]).text() == "fires (c); undefined: (d)"
     assert protocol.verdict([]).text() == "not run"
     gone = RunRecord(tiny("dfa"), "diverged", {}, {}, {"step": 3, "quantity": "train_loss"}, {})
     assert protocol.verdict([gone]).text() == "diverged" and protocol.verdict([gone, record()]).diverged == 1
@@ -73,6 +74,8 @@ def test_first_fire_is_the_first_epoch_on_the_curve():
     found = record(growth=(51.0, 49.0), g_norm=(1e-6, 1e-8))
     assert (protocol.first_fire(found, "a"), protocol.first_fire(found, "b")) == (1, 2)
     assert protocol.first_fire(record(), "a") is None
+    assert protocol.beyond(found, "a") == pytest.approx(math.log10(51 / 50)) and protocol.beyond(found, "b") == pytest.approx(1)
+    assert protocol.beyond(record(), "a") < 0 and protocol.beyond(record(g_norm=(1e-6, 0.0)), "b") == pytest.approx(38)
 
 
 def test_intervals_are_students_and_sd_has_n_minus_one():
