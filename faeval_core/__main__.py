@@ -143,7 +143,7 @@ def run(args) -> int:
     configs = configs_of(args, store)
     for name in {c.dataset for c in configs if runs.training_allowed() and store.get(c) is None}:
         data.load(name)
-    with opened(args.engine, gpu=args.device.startswith("cuda")) as (executor, workers):
+    with opened(args.engine, gpu=runs.resolve_device(args.device).type == "cuda") as (executor, workers):
         records = runs.run(configs, store, device=args.device, executor=executor, workers=workers)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):

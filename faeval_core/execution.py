@@ -1,6 +1,7 @@
 """How steps are executed: the libraries that take their products, torch.compile, CUDA graphs."""
 
 import ctypes
+import gc
 import sys
 import warnings
 from functools import cache
@@ -10,12 +11,13 @@ import torch
 EAGER = 3  # steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
 
 
-def prepare_cpu():
-    """Settings of this process for speed. Freed memory is reused: given back, it costs the next step a page fault per 4 KiB.
+def prepare():
+    """Settings of this process. On CUDA, convolutions keep float32, which cuDNN would round to TF32 (10 bits).
 
-    Numbers below 1e-38 count as zero: units that have died leave such moments behind, which made the optimiser of one run
-    take half of its step.
+    On CPUs, for speed, freed memory is reused: given back, it costs the next step a page fault per 4 KiB. Numbers below 1e-38
+    count as zero: units that have died leave such moments behind, which made the optimiser of one run take half of its step.
     """
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     torch.set_flush_denormal(True)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
@@ -58,9 +60,10 @@ def compiled(f):
 
 
 def recorded(f, inputs):
-    """f as a CUDA graph: it launches in one go what f launched when it was recorded, on the memory that f used then."""
+    """f as a CUDA graph: in one go it launches what f launched when it was recorded, on the memory that f used then."""
     buffers, graph = {k: v.clone() for k, v in inputs.items()}, torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    gc.collect()  # an ensemble and its graph refer to each other, so that those of before may still hold their memory
+    with torch.cuda.device(next(iter(buffers.values())).device), torch.cuda.graph(graph):
         out = f(buffers)
 
     def replay(inputs):

@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
-from .execution import by_onednn, compiled, prepare_cpu, replayed, takes_onednn
+from .execution import by_onednn, compiled, prepare, replayed, takes_onednn
 from .exploit import exploit
 from .methods import METHODS
 from .models import MODELS
@@ -76,7 +76,7 @@ class Ensemble:
         self.epoch = 0
         self._bind()
         self._begin_epoch()
-        prepare_cpu()
+        prepare()
 
     def _stack(self, dicts):
         return {k: torch.stack([d[k] for d in dicts]).to(self.device) for k in dicts[0]}
@@ -175,7 +175,7 @@ class Ensemble:
             torch._fused_adamw_(leaves, found, *moments, [], steps, beta1=0.9, beta2=0.999, eps=EPS_ADAM, amsgrad=False, **plain)
         else:
             rest = {"momentum": cfg.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
-            torch._fused_sgd_(leaves, found, *moments, **rest, **plain)
+            torch._fused_sgd_(leaves, found, *moments if cfg.momentum > 0 else [[]], **rest, **plain)
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 

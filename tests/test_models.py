@@ -147,6 +147,19 @@ def test_every_method_on_every_model(images, method, name):
         assert moved.any() or (method.startswith("frozen") and k.startswith("blocks.")), k
 
 
+@pytest.mark.parametrize("name", ["resmlp", "vitmini", "convnet"])
+@pytest.mark.parametrize("method", ["bp", "dfa", "sb", "ep"])
+def test_autocast_trains_every_model(pixels, monkeypatch, name, method):
+    """As on CUDA and on CPUs that round nothing in oneDNN. Weights and running statistics stay float32."""
+    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: False)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        ensemble = Ensemble([kind(name, method, precision=precision)], pixels)
+        losses.append(ensemble.run_epoch())
+        assert {v.dtype for v in ensemble.params.values()} == {torch.float32}
+    assert 0 < (losses[1] - losses[0]).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("name", ["vitmini", "convnet"])
 @pytest.mark.parametrize("method", [*(n for n in LOCAL if n not in NOT_BLIND | {"fa"}), "bp"])
 def test_no_hidden_back_propagation_through_tokens_and_feature_maps(batch, method, name, monkeypatch):

@@ -142,6 +142,7 @@ def apart(found, wanted):
         {"method": "fa", "credit_norm": "sample_rms", "schedule": "constant", "augment": False},
         {"method": "bp", "optimizer": "sgd", "lr": 0.05}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01},
         {"method": "dfa", "optimizer": "sgd", "lr": 0.1, "clip": 0.2},
+        {"method": "bp", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
     ],
     ids=lambda c: "-".join(map(str, c.values())),
 )  # fmt: skip

@@ -12,8 +12,9 @@ AUDIT = 3072 * 256 + 8 * 256**2  # multiply-adds of an image forward at the audi
 
 
 def inner(u, v):
-    """Sum of elementwise products of two tensors of one shape."""
-    return torch.dot(u.reshape(-1), v.reshape(-1))
+    """Sum of elementwise products of two tensors of one shape, in the wider of their types (autocast leaves some in bfloat16)."""
+    wider = torch.promote_types(u.dtype, v.dtype)
+    return torch.dot(u.reshape(-1).to(wider), v.reshape(-1).to(wider))
 
 
 def rms(a):

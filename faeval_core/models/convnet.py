@@ -53,7 +53,7 @@ class ConvNet(Model):
         if stats is None:
             mean, var = p[b + "mean"], p[b + "var"]
         else:
-            var, mean = torch.var_mean(z, (0, 2, 3), correction=0)
+            var, mean = torch.var_mean(z.to(p[b + "mean"].dtype), (0, 2, 3), correction=0)  # z is bfloat16 under autocast
             stats[b + "mean"] = torch.lerp(p[b + "mean"], mean.detach(), MOMENTUM)
             stats[b + "var"] = torch.lerp(p[b + "var"], var.detach() * n / (n - 1), MOMENTUM)
         scale = p[b + "weight"] * (var + EPS).rsqrt()
