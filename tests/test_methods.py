@@ -120,6 +120,22 @@ def test_dfa_is_fa_with_the_feedback_multiplied_out(batch):
         assert gap(gradient(dfa, p, direct, x, y), gradient(fa, p, s, x, y)) < 1e-12
 
 
+@pytest.mark.parametrize("model", ["resmlp", "vitmini"])
+def test_fa_by_the_identity_copies_the_terminal_gradient(batch, model):
+    shape = {"model": model, "model_options": {"vitmini": {"patch": 4, "heads": 2}}.get(model, {})}
+    method, model, p, s = member(tiny("fa", options={"feedback": "identity", "feedback_scale": 2.0}, **shape))
+    x, y = batch
+    hs, logits = forward(model, p, x)
+    *below, top = method.credit(p, s, hs, logits, y)
+    torch.testing.assert_close(top, method.exact_credit(p, hs, y, model.depth))
+    for steps, a in enumerate(reversed(below), 1):
+        torch.testing.assert_close(a, 2.0**steps * top)
+    with pytest.raises(ValueError, match="levels of different shapes"):
+        member(tiny("fa", model="convnet", options={"feedback": "identity"}))
+    with pytest.raises(ValueError, match="must be random or identity, not 'none'"):
+        tiny("fa", options={"feedback": "none"})
+
+
 @pytest.mark.parametrize("credit_norm", ["raw", "sample_rms", "batch_rms"])
 def test_local_gradient_of_one_block_by_hand(batch, credit_norm):
     """d/dθ of mean_i <f_l(h_i), a_{l+1,i}>, the chain rule written out through Linear, GELU, Linear and LayerNorm."""

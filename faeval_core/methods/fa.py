@@ -40,15 +40,27 @@ class FA(Structured):
     """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0, feedback_scale² / width).
 
     On tokens and feature maps: back through the block with fixed random weights, a second draw of the model's own init.
+    feedback='identity': B_l = feedback_scale · I, so that errors pass through the skip connections alone and every level hears
+    δ_L: what learned credit has to beat on residual nets, whose blocks are close to the identity.
     """
 
     name = "fa"
     cost = 1.1
-    options = {"feedback_scale": 1.0}
+    options = {"feedback_scale": 1.0, "feedback": "random"}
     member_options = ("feedback_scale",)
+
+    @classmethod
+    def check(cls, cfg):
+        super().check(cfg)
+        if cfg.options["feedback"] not in ("random", "identity"):
+            raise ValueError(f"option feedback of method 'fa' must be random or identity, not {cfg.options['feedback']!r}")
 
     def init_state(self, cfg, generator):
         d, scale = self.model.width, cfg.options["feedback_scale"]
+        if cfg.options["feedback"] == "identity":
+            if len(set(self.model.levels)) > 1:
+                raise ValueError(f"model {cfg.model!r} has levels of different shapes, which feedback='identity' cannot pass on")
+            return {"feedback": scale * torch.eye(d).repeat(self.model.depth, 1, 1)}
         if all(len(level) == 1 for level in self.model.levels):
             return {"feedback": torch.randn((self.model.depth, d, d), generator=generator) * (scale / d**0.5)}
         return {f"{k}.feedback": w * scale for k, w in self.weights(self.model.init(generator)).items()}
