@@ -41,6 +41,8 @@ class Audit:
         for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
             fired, n = judged.counts[k]
             out.append(f"({k}) {protocol.MEANING[k]}: {fired} of {n} seeds. Withdraw: {protocol.WITHDRAW[k]}.")
+        if found := stats.interval([protocol.over_copy(r.final) for r in records if r.final]):
+            out.append(f"Exact cosine at the hidden levels, less that of δ_L copied to every level of the same nets: {found}.")
         for other in (name for name in self.arms if name != self.base.method):
             if found := stats.interval(stats.paired(records, self.arms[other])):
                 settled = "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"

@@ -182,6 +182,7 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     out = alignment(method, p, s, y, hs, logits, gs) | {
         "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
         "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
+        "gamma_copied": [gamma(method, gs[-1], g) for g in gs],  # what skip connections give for nothing
         "rho": rhos[0], "nudge": nudge, "nudge_raw": nudge_raw, "h_norm": h_norm, "g_norm": g_norm,
         "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)], "growth": growth(h_norm),
         "stability": stability(method, p, *stability_probe), "rescaled": rescaled(method, p, s, x, y, logits),

@@ -44,6 +44,13 @@ def deep_cos(diagnosis: dict) -> dict:
     return {k: None if None in v or not v else fmean(v) for k, v in parts.items()}
 
 
+def over_copy(diagnosis: dict) -> float | None:
+    """Mean lead, at the hidden levels, of the exact Γ over that of δ_L copied to every level of the same net; None where one is
+    undefined, or the record is older than the copy."""
+    pairs = list(zip(diagnosis["gamma"], diagnosis.get("gamma_copied", ())))[1:-1]
+    return fmean(a - b for a, b in pairs) if pairs and all(None not in pair for pair in pairs) else None
+
+
 def reference_invalid(diagnosis: dict) -> bool | None:
     """(b') fires: fp32 disagrees with fp64 at some level, or exact Γ does not survive the rescaling. None: undefined.
 

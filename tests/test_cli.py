@@ -185,6 +185,7 @@ def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
     credit = {"credit_norm": "sample_rms_g", "credit_level": "input", "embedding": "shared", "rule": "cosine", "exploit": True}
     found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)
+    assert any("less that of δ_L copied to every level of the same nets" in line for line in found.lines)
     for name, (record,) in found.arms.items():
         wanted = credit if name in ("fa", "dfa") else {k: f.default for k, f in FIELDS.items() if k in credit}
         assert {k: getattr(record.config, k) for k in credit} == wanted and record.config.lr == 0.01

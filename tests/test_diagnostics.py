@@ -236,6 +236,14 @@ def test_step_direction_is_the_optimisers(pixels, optimizer):
 # -- undefined ----------------------------------------------------------------------------------------------------------
 
 
+def test_the_copied_gradient_is_the_credit_of_fa_by_the_identity(pixels):
+    method, model, p, s = member(tiny("fa", options={"feedback": "identity"}))
+    found = full(method, scramble(p), s, pixels)
+    assert found["gamma_copied"] == pytest.approx(found["gamma"], abs=1e-6) and 0.1 < found["gamma_copied"][0] < 0.99
+    method, model, p, s = member(tiny("bp", model="convnet"))
+    assert full(method, p, s, pixels)["gamma_copied"][:-1] == [None] * 3  # levels of other sizes
+
+
 def test_zero_credit_is_undefined_with_a_reason(pixels):
     method, model, p, s = member(tiny("dfa", options={"feedback_scale": 0.0}), double=False)
     found = full(method, p, s, pixels)

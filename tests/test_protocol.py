@@ -58,6 +58,11 @@ def test_deep_cosines_are_means_over_the_levels_they_name():
     assert protocol.deep_cos(diagnosis(gamma=[1.0, None, 1.0, 1.0]))["hidden"] is None
 
 
+def test_the_lead_over_a_copy_is_taken_at_the_hidden_levels_of_one_net():
+    assert protocol.over_copy(diagnosis(gamma_copied=[0.9, 0.6, 0.1, 1.0])) == pytest.approx((0.4 - 0.6 + 0.2 - 0.1) / 2)
+    assert protocol.over_copy(diagnosis(gamma_copied=[0.9, None, 0.1, 1.0])) is None and protocol.over_copy(diagnosis()) is None
+
+
 def test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined():
     judged = protocol.verdict([record(growth=(1, 2), **{"stability": c}) for c in (0.5, 0.5, 0.1)], [record(0.2)])
     assert judged.counts["c"] == (2, 3) and judged.text() == "fires (c)" and judged.withdraw() == [protocol.WITHDRAW["c"]]
