@@ -10,7 +10,7 @@ from .config import RunConfig
 from .files import publish
 from .methods import METHODS, register
 
-CONVENTION = "a_l is compared with g_l at the same level; a_{l+1} trains block l. ± is the sd over seeds (ddof=1)."
+CONVENTION = "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd over seeds (ddof=1)."
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
@@ -33,7 +33,7 @@ class Audit:
 
     @property
     def lines(self) -> list[str]:
-        """The verdict in sentences: protocol as published and scale-invariant, what to withdraw, and paired comparisons."""
+        """The verdict in sentences: both protocols, what to withdraw, the lead over a copied δ_L, and paired comparisons."""
         records = self.arms[self.base.method]
         judged = protocol.verdict(records, self.arms["frozen"])
         both = f"{judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} (scale-invariant)"
@@ -72,7 +72,8 @@ class Audit:
     def page(self) -> str:
         """A self-contained HTML page: verdict, table, per-level figure, settings."""
         c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.base.method])
-        setting = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {seeds}. {CONVENTION}"
+        setting = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds {seeds}. "
+        setting += CONVENTION.format(heard="a_l" if c.credit_level == "input" else "a_{l+1}")
         return PAGE.substitute(
             title=html.escape(f"Audit of {figures.title(self.base.method)}"), setting=html.escape(setting),
             verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines), table=self.table.T.to_html(border=0),
