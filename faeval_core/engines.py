@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -45,16 +46,21 @@ def opened(name: str, gpu=False):
             from distributed import Client, LocalCluster
 
             if kind == "slurm":
+                handler = signal.getsignal(signal.SIGINT)
                 from dask_jobqueue import SLURMCluster
+
+                signal.signal(signal.SIGINT, handler)  # for which that import sets a silent exit with code 0
         except ModuleNotFoundError as e:
             raise ValueError(f"engine {name!r} needs {e.name}: pip install distributed dask-jobqueue") from e
         if kind == "slurm":
             where = stack.enter_context(SLURMCluster())
-            where.scale(jobs=count)
+            where.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
         elif local:
             where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None))
         client = stack.enter_context(Client(where))
         client.wait_for_workers(1)
         options = {"resources": {"GPU": 1}} if gpu else {}
         count = count or len(client.scheduler_info(n_workers=-1)["workers"])  # jobs of a queue have yet to start
-        yield stack.enter_context(client.get_executor(pure=False, **options)), count
+        executor = client.get_executor(pure=False, **options)
+        stack.callback(executor.shutdown, wait=False)  # after Ctrl-C, do not wait for what is still in a queue
+        yield executor, count

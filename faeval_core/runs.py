@@ -154,14 +154,15 @@ def _train_wave(wanted, store, device, progress, executor, workers) -> list[tupl
         while jobs:
             jobs, given = [], jobs
             for (group, *_), busy, error in _results(given, executor):
-                if error is not None and len(group) > 1:
+                if error is None:
+                    bar.update(len(group) - len(busy))
+                elif len(group) > 1:
                     jobs += [job([c]) for c in group]  # so that one member's fault is its own
-                elif error is not None:
+                else:
                     failed.append((group[0], error))
                 for c in busy:
                     warnings.warn(f"run {c.id} is being trained by another process; waiting for it", stacklevel=4)
                     jobs.append(job([c], wait=True))
-                bar.update(len(wanted) - len(failed) - sum(len(group) for group, *_ in jobs) - bar.n)
     return failed
 
 

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import victims
@@ -60,6 +63,64 @@ def test_a_killed_worker_costs_only_time(configs, serial, store, home):
             found = run(configs, store, progress=False, executor=pool, workers=2)
         killer.join()
     assert [r.checksum for r in found] == [r.checksum for r in serial]
+
+
+def test_jobs_of_a_queue_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
+    """Both jobs are killed when a run has begun, as at a wall time; dask-jobqueue's local queue stands in for Slurm."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    import dask
+    import psutil
+    from dask_jobqueue.local import LocalCluster
+
+    options = {"scheduler_options": {"dashboard_address": ":0"}, "shared_temp_directory": str(tmp_path)}
+    monkeypatch.setattr(jobqueue, "SLURMCluster", partial(LocalCluster, cores=1, memory="2GB", processes=1, **options))
+    killed = []
+
+    def kill():
+        while not list(store.root.glob("checkpoints/*.lock")):
+            time.sleep(0.01)
+        for child in psutil.Process().children(recursive=True):
+            if "dask" in " ".join(child.cmdline()):
+                killed.append(child.pid)
+                child.kill()
+
+    killer = threading.Thread(target=kill)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), opened("slurm:2") as (executor, workers):
+        killer.start()
+        waiting = ThreadPoolExecutor(1).submit(run, configs, store, progress=False, executor=executor, workers=workers)
+        found = waiting.result(timeout=60)
+        killer.join()
+    assert killed and [r.checksum for r in found] == [r.checksum for r in serial]
+
+
+def test_an_interrupt_does_not_wait_for_what_is_queued():
+    pytest.importorskip("distributed")
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), opened("dask:1") as (executor, _):
+        executor.submit(time.sleep, 90)
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun < 60
+
+
+def test_slurm_leaves_the_interrupt_as_it_was(tmp_path):
+    """Importing dask-jobqueue sets a handler of its own. Without its configuration file a cluster cannot open."""
+    pytest.importorskip("dask_jobqueue")
+    code = """
+import signal
+from faeval_core.engines import opened
+try:
+    with opened("slurm:1"):
+        raise SystemExit("a cluster has opened")
+except ValueError as e:
+    assert "cores" in str(e), e
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    environment = os.environ | {"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, preexec_fn=restore_interrupt)
+
+
+def restore_interrupt():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 
 def test_a_run_that_fails_fails_alone(store, monkeypatch):
