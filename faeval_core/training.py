@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.func import grad, vmap
@@ -63,6 +64,7 @@ class Ensemble:
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
         self.onednn = takes_onednn(self.configs[0].precision, self.device, fused)
         self.gradient = self._gradient()
+        self.pool = ThreadPoolExecutor(torch.get_num_threads()) if fused and self.driver == "loop" else None
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
@@ -124,10 +126,10 @@ class Ensemble:
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
         if self.driver == "vmap":
-            return self.together({"x": x, "y": y} | self._stack([self.noise(m, x.shape[1]) for m in range(len(self.configs))]))
+            return self.together({"x": x, "y": y} | self._stack(self.noises(x.shape[1])))
         losses = []
-        for m, leaves in enumerate(self.leaves):
-            state = {k: v[m] for k, v in self.state.items()} | self.noise(m, x.shape[1])
+        for m, (leaves, drawn) in enumerate(zip(self.leaves, self.noises(x.shape[1]))):
+            state = {k: v[m] for k, v in self.state.items()} | drawn
             grads, (loss, changed) = self.gradient(leaves, self.fixed[m], state, x[m], y[m])
             self.descend(m, grads)  # at once, while this member's tensors are in cache
             self.take(changed, m)
@@ -152,8 +154,10 @@ class Ensemble:
             elif self.configs[0].train_net:
                 self.params[k][m].copy_(v)
 
-    def noise(self, m, batch):
-        return noise(self.method, self.configs[m], batch, self.generators[m])
+    def noises(self, batch):
+        """Noise of every member for one step. A CPU generator draws on one thread, so that long runs draw side by side."""
+        side_by_side = self.pool.map if self.pool else map
+        return list(side_by_side(lambda c, g: noise(self.method, c, batch, g), self.configs, self.generators))
 
     @torch.no_grad()
     def descend(self, m, grads):

@@ -400,9 +400,12 @@ def test_bad_options_are_refused_before_training(name, options, message):
         tiny(name, options=options)
 
 
-def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels):
+@pytest.mark.parametrize("fused", [False, True])
+def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, fused):
+    """Also where members draw side by side, in every step."""
     cfg = tiny("cb")
-    one, two = Ensemble([cfg], pixels), Ensemble([cfg.with_(seed=7), cfg], pixels)
-    assert torch.equal(one.noise(0, 8)["bridge.1"], two.noise(1, 8)["bridge.1"])
-    assert not torch.equal(two.noise(0, 8)["bridge.1"], two.noise(1, 8)["bridge.1"])
+    one, many = Ensemble([cfg], pixels), Ensemble([*(cfg.with_(seed=s) for s in range(7, 12)), cfg], pixels, fused=fused)
+    for _ in range(3):
+        [alone], [*others, last] = ([drawn["bridge.1"] for drawn in e.noises(8)] for e in (one, many))
+        assert torch.equal(alone, last) and not any(torch.equal(alone, other) for other in others)
     assert stream(1, "noise", 0).initial_seed() == one.generators[0].initial_seed()
