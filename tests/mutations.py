@@ -44,6 +44,8 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "strided-mean": (TRAINING, "losses[:, m].contiguous().mean()", "losses[:, m].mean()", "test_runs.py"),
     "optimizer-lost": (TRAINING, 'f"opt/{k}/{name}": v[m] for', 'f"opt/{k}/{name}": v[m].clone() for', "test_runs.py"),
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
+    "progress-early": ("runs.py", "bar.update(len(group) - len(busy))", "bar.update(len(wanted) - bar.n)", "test_engines.py"),
+    "shared-noise": (TRAINING, "self.configs, self.generators))", "self.configs, self.generators[:1] * 99))", "test_credit.py"),
     "mixed-checkpoints": ("runs.py", 'if all(kept) and len(begun) == 1 and max(begun) < min(wanted):',
                           "if kept := [k for k in kept if k]:", "test_runs.py"),
     "upstream-dropped": ("runs.py", "[_start(c, store) for c in configs]", "None", "test_runs.py"),

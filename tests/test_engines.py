@@ -7,14 +7,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
 
 import pytest
 import victims
 from conftest import tiny
 from test_store import PROCESSES
 
-from faeval_core import METHODS, Store, run
+from faeval_core import METHODS, Store, run, runs
 from faeval_core.engines import opened
 from faeval_core.runs import RunsFailed, cost_seconds, plan
 from faeval_core.training import Ensemble
@@ -65,32 +64,45 @@ def test_a_killed_worker_costs_only_time(configs, serial, store, home):
     assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
-def test_jobs_of_a_queue_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
-    """Both jobs are killed when a run has begun, as at a wall time; dask-jobqueue's local queue stands in for Slurm."""
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    import dask
-    import psutil
-    from dask_jobqueue.local import LocalCluster
+SBATCH = """#!/bin/sh
+cp "$1" "$1.copy"
+setsid sh "$1.copy" > /dev/null 2>&1 &
+echo $! >> "$(dirname "$0")/jobs"
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -9 -- "-$1"
+"""
 
-    options = {"scheduler_options": {"dashboard_address": ":0"}, "shared_temp_directory": str(tmp_path)}
-    monkeypatch.setattr(jobqueue, "SLURMCluster", partial(LocalCluster, cores=1, memory="2GB", processes=1, **options))
+
+def test_jobs_of_slurm_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
+    """Both jobs are killed when a run has begun, as at a wall time. Two scripts stand in for Slurm, which starts them at once."""
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     killed = []
 
     def kill():
         while not list(store.root.glob("checkpoints/*.lock")):
             time.sleep(0.01)
-        for child in psutil.Process().children(recursive=True):
-            if "dask" in " ".join(child.cmdline()):
-                killed.append(child.pid)
-                child.kill()
+        for job in map(int, (tmp_path / "jobs").read_text().split()):
+            killed.append(job)
+            os.killpg(job, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), opened("slurm:2") as (executor, workers):
+    one_core = {"cores": 1, "memory": "2GB", "processes": 1, "shared-temp-directory": str(tmp_path)}
+    settings = {f"jobqueue.slurm.{k}": v for k, v in one_core.items()} | {"distributed.deploy.lost-worker-timeout": "1s"}
+    with dask.config.set(settings), opened("slurm:2") as (executor, workers):
         killer.start()
         waiting = ThreadPoolExecutor(1).submit(run, configs, store, progress=False, executor=executor, workers=workers)
-        found = waiting.result(timeout=60)
+        found = waiting.result(timeout=120)
         killer.join()
-    assert killed and [r.checksum for r in found] == [r.checksum for r in serial]
+    assert len(killed) == 2 < len((tmp_path / "jobs").read_text().split())
+    assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
 def test_an_interrupt_does_not_wait_for_what_is_queued():
@@ -130,6 +142,20 @@ def test_a_run_that_fails_fails_alone(store, monkeypatch):
     with ThreadPoolExecutor(2) as pool, pytest.raises(RunsFailed, match=f"1 runs failed.*{configs[1].id}.*not this seed"):
         run(configs, store, progress=False, executor=pool)
     assert [store.get(c) is not None for c in configs] == [True, False, True, True]
+
+
+def test_the_progress_bar_counts_runs_as_they_end(configs, store, monkeypatch):
+    counted = []
+
+    class Bar(runs.tqdm):
+        def update(self, n=1):
+            if not self.disable:  # those of the ensembles are
+                counted.append(n)
+
+    monkeypatch.setattr(runs, "tqdm", Bar)
+    with ThreadPoolExecutor(1) as pool:
+        run(configs, store, executor=pool)
+    assert sorted(counted) == [1, 2, 3]  # the run that two start from, these, the others
 
 
 def test_two_schedulers_on_one_store_do_no_work_twice(store, configs, serial, monkeypatch):
