@@ -1,5 +1,6 @@
 import base64
 import html
+from collections import Counter
 from dataclasses import dataclass
 from string import Template
 
@@ -38,9 +39,19 @@ class Audit:
         judged = protocol.verdict(records, self.arms["frozen"])
         both = f"{judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} (scale-invariant)"
         out = [f"{figures.title(self.base.method)}: {both}."]
+        for r in records:
+            if r.status == "diverged":
+                out.append(f"Seed {r.config.seed} diverged at step {r.fault['step']}: {r.fault['quantity']} is not finite.")
+        faults = Counter(protocol.reference_fault(r.final) for r in records if r.final)
         for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
             fired, n = judged.counts[k]
-            out.append(f"({k}) {protocol.MEANING[k]}: {fired} of {n} seeds. Withdraw: {protocol.WITHDRAW[k]}.")
+            causes = {k: fired} if k != "b'" else {cause: faults[cause] for cause in ("twin", "rescaling") if faults[cause]}
+            for cause, count in causes.items():
+                told = f"({k}) {protocol.MEANING[cause]}: {count} of {n} seeds."
+                out.append(f"{told} Withdraw: {protocol.WITHDRAW[cause]}.")
+        rest = [f"({k}) in {fired} of {n}" for k, (fired, n) in judged.counts.items() if 0 < 2 * fired <= n]
+        if rest:
+            out.append(f"In some seeds, but not in most: {', '.join(rest)}.")
         if found := stats.interval([protocol.over_copy(r.final) for r in records if r.final]):
             out.append(f"Exact cosine at the hidden levels, less that of δ_L copied to every level of the same nets: {found}.")
         for other in (name for name in self.arms if name != self.base.method):
@@ -86,9 +97,11 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
 
     settings: any other field of RunConfig, for all of them; what concerns credit alone is left to those that have some. By
     default the embedded digits are not augmented. html: where to write the page. Runs
-    already in `results` are not trained again. Raises ValueError for unknown names.
+    already in `results` are not trained again. Raises ValueError for unknown names and repeated seeds.
     """
-    name = register(method).name if isinstance(method, type) else method
+    name, seeds = register(method).name if isinstance(method, type) else method, list(seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"an audit needs one or more seeds, each of them once, not {seeds}")
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
     plain = {k: valid[0] for k, valid in METHODS["bp"].creditless.items() if getattr(base, k) not in valid}

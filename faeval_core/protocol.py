@@ -18,14 +18,17 @@ RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving res
 MEANING = {
     "a": "growth: the scale of the residual stream runs away",
     "b": "floor: ‖g_L‖ is below the published floor of 1e-7",
-    "b'": "reference: the gradient fails its fp64 twin, or Γ moves under function-preserving rescaling",
+    "twin": "reference: the fp32 gradient fails its fp64 twin",
+    "rescaling": "reference: Γ moves when the stream is rescaled and no logit changes; credit hangs on the scale in direction",
     "c": "stability: the gradient direction is shared across batches",
     "d": "depth: accuracy is less than 2 points above the frozen baseline",
 }
 WITHDRAW = {
     "a": "comparisons of norms or of unnormalised credit across levels or methods",
     "b": "alignment figures taken with an eps-clamped cosine (exact cosines stand where b' is silent)",
-    "b'": "every alignment figure of this net: its reference is not valid",
+    "b'": "every alignment figure of this net: its reference is not valid, or depends on the scale of its stream",
+    "twin": "every alignment figure of this net: its reference is not valid",
+    "rescaling": "alignment figures as a property of what the net computes (the gradient itself is valid)",
     "c": "that alignment on a batch says anything about single samples",
     "d": "that the method trains the hidden blocks to any use",
 }
@@ -51,16 +54,19 @@ def over_copy(diagnosis: dict) -> float | None:
     return fmean(a - b for a, b in pairs) if pairs and all(None not in pair for pair in pairs) else None
 
 
-def reference_invalid(diagnosis: dict) -> bool | None:
-    """(b') fires: fp32 disagrees with fp64 at some level, or exact Γ does not survive the rescaling. None: undefined.
+def reference_fault(diagnosis: dict) -> str | None:
+    """What makes (b') fire: 'twin', fp32 disagrees with fp64 at some level, or 'rescaling', which exact Γ does not survive; ''
+    where it is silent, None where it is undefined.
 
     Γ is compared where it is defined at every level, before and after: a credit that the rescaling extinguishes at some level
     (EP's, a small difference of large states) says nothing about the reference.
     """
     twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]["gamma"]
     if any(t is not None and t < TWIN_FLOOR for t in twin):
-        return True
-    return None if None in (*twin, *gamma, *moved) else max(abs(a - b) for a, b in zip(gamma, moved)) > RESCALE_DRIFT
+        return "twin"
+    if None in (*twin, *gamma, *moved):
+        return None
+    return "rescaling" if max(abs(a - b) for a, b in zip(gamma, moved)) > RESCALE_DRIFT else ""
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
@@ -74,7 +80,8 @@ def fires(diagnosis: dict, accuracy: float | None = None, frozen: float | None =
     """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or no baseline is given."""
     gain = None if accuracy is None or frozen is None else accuracy - frozen
     measured = {"a": diagnosis["growth"], "b": diagnosis["g_norm"][-1], "c": diagnosis["stability"], "d": gain}
-    return {k: crosses(k, v) for k, v in measured.items()} | {"b'": reference_invalid(diagnosis)}
+    fault = reference_fault(diagnosis)
+    return {k: crosses(k, v) for k, v in measured.items()} | {"b'": None if fault is None else fault != ""}
 
 
 def first_fire(record, letter: str) -> int | None:
@@ -108,18 +115,22 @@ class Verdict(NamedTuple):
         if self.diverged == self.runs:
             return "diverged" if self.runs else "not run"
         fired = ", ".join(f"({k})" for k in self.fired(letters))
-        if not (gaps := ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)):
-            return f"fires {fired}" if fired else "trustworthy"
         silent = ", ".join(f"({k})" for k in letters if self.counts[k][1] and k not in self.fired(letters))
-        return (f"fires {fired}" if fired else f"none of {silent} fires") + f"; undefined: {gaps}"
+        gaps = ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)
+        doubts = [f"undefined: {gaps}"] * bool(gaps) + [f"diverged: {self.diverged} of {self.runs} seeds"] * bool(self.diverged)
+        if not doubts:
+            return f"fires {fired}" if fired else "trustworthy"
+        return "; ".join([f"fires {fired}" if fired else f"none of {silent} fires", *doubts])
 
     def withdraw(self, letters=PUBLISHED) -> list[str]:
         return [WITHDRAW[k] for k in self.fired(letters)]
 
 
 def verdict(records, frozen_records=()) -> Verdict:
-    """The verdict on the records of one method (its seeds), against the mean accuracy of the frozen baseline's records."""
-    frozen = mean_sd([r.accuracy for r in frozen_records])[0]
-    found = [fires(r.final, r.accuracy, frozen) for r in records if r.final is not None]
-    counts = {k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found)) for k in MEANING}
+    """The verdict on the records of one method (its seeds). The frozen baseline is that of a run's own seed, and where there is
+    none, the mean over the baseline's seeds."""
+    frozen = {r.config.seed: r.accuracy for r in frozen_records if r.accuracy is not None}
+    mean = mean_sd(list(frozen.values()))[0]
+    found = [fires(r.final, r.accuracy, frozen.get(r.config.seed, mean)) for r in records if r.final is not None]
+    counts = {k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found)) for k in ("a", "b", "b'", "c", "d")}
     return Verdict(counts, len(records), len(records) - len(found))

@@ -91,7 +91,7 @@ def audit_rows(arms: dict) -> list[dict]:
             # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
             cosines = [dict.fromkeys(d, d["hidden"]) for d in cosines]
         rows.append({
-            "method": label, "n": len(records), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done],
+            "method": label, "n": len(done), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done],
             **{f"deep_cos_{k}": [d[k] for d in cosines] for k in ("hidden", "with_top", "published", "published_exact")},
             **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
             **{k: [d[k] for d in final] for k in ("growth", "stability")},

@@ -73,6 +73,18 @@ def test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined():
     assert protocol.verdict([]).text() == "not run"
     gone = RunRecord(tiny("dfa"), "diverged", {}, {}, {"step": 3, "quantity": "train_loss"}, {})
     assert protocol.verdict([gone]).text() == "diverged" and protocol.verdict([gone, record()]).diverged == 1
+    assert protocol.verdict([gone, record()], [record(0.2)]).text() == "none of (a), (b), (c), (d) fires; diverged: 1 of 2 seeds"
+
+
+def test_depth_is_judged_against_the_frozen_net_of_the_same_seed():
+    frozen = [record(0.3, seed=1), record(0.5, seed=2)]
+    assert protocol.verdict(frozen, frozen).counts["d"] == (2, 2)
+    assert protocol.verdict([record(0.45, seed=1), record(0.45, seed=2), record(0.45, seed=3)], frozen).counts["d"] == (1, 3)
+
+
+def test_the_reference_is_at_fault_by_itself_or_by_its_scale():
+    faults = [{}, {"twin": [0.9] * 4}, {"rescaled": {"gamma": [0.1] * 4}}, {"twin": [1.0, None, 1.0, 1.0]}]
+    assert [protocol.reference_fault(diagnosis(**f)) for f in faults] == ["", "twin", "rescaling", None]
 
 
 def test_first_fire_is_the_first_epoch_on_the_curve():
