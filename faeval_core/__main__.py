@@ -3,9 +3,10 @@
 import argparse
 import ast
 import dataclasses
+import importlib.util
 import logging
-import runpy
 import sys
+import traceback
 import warnings
 from contextlib import suppress
 from datetime import timedelta
@@ -15,6 +16,7 @@ from . import data, runs
 from .config import CHOICES, RunConfig, check_known
 from .engines import ENGINES, opened
 from .files import studies
+from .methods import METHODS
 from .store import Store
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
@@ -24,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are ValueErrors, so that they end as one line like all others."""
 
     def error(self, message):
-        raise ValueError(f"{message} (see {self.prog} --help)")
+        raise ValueError(f"{message} (see {self.prog}{' COMMAND' * (self.prog.count(' ') == 2)} --help)")
 
 
 # argparse names these functions where a value does not parse
@@ -48,6 +50,15 @@ def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
+def plain(p, *fields, **defaults):
+    """Flags for those of the fields of RunConfig that are a number, a word or a switch; defaults: as told, where another."""
+    for f in map(FIELDS.get, fields):
+        kind, text = type(f.default), f"{', '.join(CHOICES.get(f.name, ()))} (default {defaults.get(f.name, f.default)})"
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        if kind in (bool, int, float, str):
+            p.add_argument(flag(f.name), help=text, **how)
+
+
 def parser() -> Parser:
     top = Parser(prog="python -m faeval_core", description="The command line of faeval_core.", allow_abbrev=False)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -58,8 +69,10 @@ def parser() -> Parser:
         p.set_defaults(do=do)
         if do in (run, status, audit):
             p.add_argument("--results", default="results", help="folder of the records (default results)")
+            p.add_argument("--method-file", default=None, help="Python file that registers a method; imported first")
         if do in (run, audit):
-            p.add_argument("--method-file", default=None, help="Python file that registers a method; run first")
+            p.add_argument("--option", dest="options", help="of the method; repeatable", **assigned)
+            p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
             p.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu or cuda")
         return p
 
@@ -76,25 +89,20 @@ def parser() -> Parser:
     p = command("run", "train runs that the store lacks and show them", run)
     p.add_argument("--method", type=names, help=f"one or more of {','.join(CHOICES['method'])}")
     p.add_argument("--seeds", "--seed", dest="seed", type=integers, help="one or more (default 42)")
-    p.add_argument("--option", dest="options", help="of the method; repeatable", **assigned)
-    p.add_argument("--model-option", dest="model_options", help="of the model; repeatable", **assigned)
     p.add_argument("--diagnose", type=integers, help="epochs with per-level diagnostics beside the last")
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
     p.add_argument("--label", default="", help="with --study: only runs whose label in that notebook holds this text")
     p.add_argument("--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items()))
-    for name, f in FIELDS.items():  # all that is plain and not told above; upstream runs are for notebooks
-        kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {f.default})"
-        how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        if kind in (bool, int, float, str) and name not in ("seed", "upstream_epoch"):
-            p.add_argument(flag(name), help=text, **how)
+    plain(p, *(name for name in FIELDS if name not in ("seed", "upstream_epoch")))  # upstream runs are for notebooks
 
     command("status", "what the store has, lacks, and would cost, per study", status)
 
     p = command("audit", "an honest verdict on one method beside BP, DFA and the frozen baseline", audit)
     p.add_argument("method", help="name of a method, of faeval or of --method-file")
     p.add_argument("--seeds", type=integers, help="default 42,123,456")
-    for name, default in (("dataset", "digits"), *((k, FIELDS[k].default) for k in ("epochs", "width", "depth"))):
-        p.add_argument(flag(name), type=type(default), help=f"default {default}")
+    plain(p, "dataset", dataset="digits")
+    plain(p, "augment", augment="on for all but digits")
+    plain(p, *(name for name in FIELDS if name not in ("seed", "upstream_epoch", "dataset", "augment")))
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
     p = command("data", "register images of your own: train/<class>/* and test/<class>/* of a folder or tar archive", register)
@@ -180,13 +188,15 @@ def status(args) -> None:
     for run_id, epoch in progress.items():
         with store.lock(run_id, wait=False) as free:
             print(f"{'interrupted' if free else 'in training'}: {run_id}, checkpoint at epoch {epoch}")
-    print(f"{len(records)} records in {store.root}")
+    unknown = len(store.paths()) - len(store.paths(METHODS))
+    print(f"{len(records)} records in {store.root}" + (f", {unknown} of methods that are not known here" if unknown else ""))
 
 
 def audit(args) -> int:
     from .audit import audit
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
+    given |= {k: dict(given[k]) for k in ("options", "model_options") if k in given}
     data.check_name(given.get("dataset", "digits"), args.results)
     found = audit(**given)
     print(found.text)
@@ -208,6 +218,18 @@ def show(rows) -> None:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
+def load_methods(file):
+    """Import a file that registers methods, under its own name, so that worker processes find its classes there, too."""
+    path, before = Path(file).resolve(strict=True), dict(METHODS)
+    found = None if "." in path.stem else importlib.util.find_spec(path.stem)
+    if "." in path.stem or (found and found.origin != str(path)):
+        raise ValueError(f"--method-file {file}: {path.stem!r} is no name for a module, or that of another; rename the file")
+    sys.path.insert(0, str(path.parent))
+    importlib.reload(sys.modules[path.stem]) if path.stem in sys.modules else importlib.import_module(path.stem)
+    if METHODS == before:
+        raise ValueError(f"--method-file {file} registers no method; write @register above its class")
+
+
 def tell(kind, message) -> int:
     print(f"faeval: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
     return 2
@@ -215,20 +237,24 @@ def tell(kind, message) -> int:
 
 def main(argv=None) -> int:
     """Exit code: 0, 1 where something failed or is not run, 2 for a mistake in what was asked, 130 after Ctrl-C."""
+    own = None  # the user's own file
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: tell("warning", message)
         try:
             args = parser().parse_args(argv)
-            if getattr(args, "method_file", None):
-                runpy.run_path(args.method_file, run_name=Path(args.method_file).stem)
+            own = str(Path(args.method_file).resolve()) if getattr(args, "method_file", None) else None
+            if own:
+                load_methods(args.method_file)
             return args.do(args) or 0
         except KeyboardInterrupt:
             logging.disable()  # nbclient leaves a task behind, whose complaint says nothing new
-            tell("interrupted", "the same command continues from the last checkpoint")
+            tell("interrupted", "the same command goes on; a run of more than a minute continues from its last checkpoint")
             return 130
         except ModuleNotFoundError as e:
             return tell("error", f"{e}; pip install -r requirements.txt")
         except (ValueError, OSError, runs.RunsFailed) as e:
+            if own in [frame.filename for frame in traceback.extract_tb(e.__traceback__)]:
+                traceback.print_exc()  # a mistake in a rule of the user's own, who needs its place
             return tell("error", e)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from . import __version__, data, synthetic
 from .config import RunConfig
-from .methods import METHODS
+from .methods import METHODS, source
 from .methods.base import AUDIT
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
@@ -61,6 +61,9 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
     """
     store, configs = store or Store(), list(configs)
     found = {c.id: store.get(c) for c in configs}
+    for name in sorted({r.config.method for r in found.values() if r and _edited(r.config.method, r.provenance)}):
+        told = f"records of method {name!r} in {store.root} were made with other source than it has now"
+        warnings.warn(f"{told}; raise its version to train anew, or use another results folder", stacklevel=2)
     missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
     if training_allowed(train) and missing:
         usable = _usable(missing, store)
@@ -73,6 +76,11 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
             raise RunsFailed(f"{len(failed)} runs failed, all others have been trained: {told}") from failed[0][1]
         found |= {c.id: store.get(c) for c in missing}
     return [found[c.id] for c in configs]
+
+
+def _edited(method, noted) -> bool:
+    """Whether a method of the user's own has another source than what is noted with a record or checkpoint of it."""
+    return None is not noted.get("method_source") != source(method) is not None
 
 
 def _usable(configs, store) -> set[str]:
@@ -215,12 +223,15 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
 
     stop: the epoch after which to end, for weights alone.
     """
-    size, epochs = len(configs), configs[0].epochs
+    size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
+    noted = {"method_source": made_by} if made_by else {}
     wanted = {*wanted, epochs}
     fused = cost_seconds(configs[0], ()) > FUSE_SECONDS
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
+    if any(_edited(configs[0].method, meta) for _, meta in filter(None, kept)):
+        kept = [None]  # half of a run by another rule
     begun = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
@@ -234,7 +245,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     def put(c, result):
         device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
         provenance = {
-            "package": __version__, "method_version": METHODS[c.method].version,
+            "package": __version__, "method_version": METHODS[c.method].version, **noted,
             "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
@@ -253,7 +264,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
             for m, (c, result) in enumerate(zip(ensemble.configs, members)):
                 tensors = ensemble.export(m) if due or epoch in wanted else {}
                 if due:
-                    store.save_tensors(store.checkpoint_path(c), tensors, {"epoch": epoch, "progress": rounded(result)})
+                    store.save_tensors(store.checkpoint_path(c), tensors, noted | {"epoch": epoch, "progress": rounded(result)})
                 if epoch in wanted:
                     weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
                     store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})

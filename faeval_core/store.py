@@ -85,10 +85,14 @@ class Store:
     def put(self, record: RunRecord) -> Path:
         return publish_json(self.record_path(record.config), record.to_json())
 
+    def paths(self, methods=None) -> list[Path]:
+        """Files of all records, or of those of some methods."""
+        found = sorted((self.root / "records").glob("*.json"))
+        return [p for p in found if methods is None or p.stem.rpartition("-")[0] in methods]
+
     def all(self) -> list[RunRecord]:
         """Every readable record of a known method, ordered by file name."""
-        paths = sorted((self.root / "records").glob("*.json"))
-        found = {p: self._read(p) for p in paths if p.stem.rpartition("-")[0] in METHODS}
+        found = {p: self._read(p) for p in self.paths(METHODS)}
         return [r for p, r in found.items() if r and p == self.record_path(r.config)]  # else: of an older version of its method
 
     def _read(self, path, cfg=None):

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -198,7 +199,11 @@ class Ensemble:
     def run_epoch(self):
         """Train one epoch; the losses of every step, (steps, member)."""
         self._begin_epoch()
+        before = torch.get_rng_state()
         losses = [self.step(x, y) for x, y in self.batches()]
+        if not torch.equal(before, torch.get_rng_state()):
+            told = f"method {self.configs[0].method!r} draws from torch's global generator, so that runs depend on one another"
+            warnings.warn(f"{told}; name what it draws in `noise`", stacklevel=2)
         self.epoch += 1
         return torch.stack(losses)
 

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import blob_images, write_tar
 
-from faeval_core import METHODS, RunConfig, Store, data, runs
+from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
 from faeval_core.__main__ import FIELDS, main
 from faeval_core.audit import audit
 from faeval_core.files import publish_json
@@ -173,13 +174,83 @@ class Half(LocalMethod):
 def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
     (tmp_path / "my_rule.py").write_text(RULE)
     try:
-        line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html"
+        line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
         assert main(line.split()) == 0
     finally:
         METHODS.pop("half", None)
     assert "half" in capsys.readouterr().out.lower()
     assert "<html" in (tmp_path / "page.html").read_text()
     assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+
+
+def forget(*names):
+    for name in names:
+        METHODS.pop(name, None)
+
+
+def test_a_rule_in_a_file_trains_in_worker_processes_and_is_counted(tmp_path, capsys):
+    (tmp_path / "worker_rule.py").write_text(RULE)
+    line = ["run", "--method", "half", "--method-file", "worker_rule.py", "--engine", "processes:1", "--seeds", "1,2", *TINY]
+    try:
+        assert main(line) == 0 and main(["status", "--method-file", "worker_rule.py"]) == 0
+        assert capsys.readouterr().out.endswith("2 records in results\n")
+    finally:
+        forget("half")
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.endswith("0 records in results, 2 of methods that are not known here\n")
+
+
+@pytest.mark.parametrize("name, text, told", [
+    ("json.py", RULE, "rename the file"), ("my.rule.py", RULE, "rename the file"), ("plain.py", "x = 1", "write @register"),
+    ("slash.py", RULE.replace('"half"', '"a/b"'), "letters, digits"),
+])  # fmt: skip
+def test_a_file_that_registers_no_method_says_why(tmp_path, capsys, name, text, told):
+    (tmp_path / name).write_text(text)
+    assert main(["audit", "half", "--method-file", name]) == 2 and told in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
+    (tmp_path / "broken_rule.py").write_text(RULE.replace("import torch", "first, second = hs"))
+    try:
+        assert main(["run", "--method", "half", "--method-file", "broken_rule.py", *TINY]) == 2
+    finally:
+        forget("half")
+    err = capsys.readouterr().err
+    assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
+
+
+def test_an_edited_rule_is_noticed(tmp_path, capsys):
+    """Its records are shown, with a warning, until its version is raised."""
+    line = ["run", "--method", "half", "--method-file", "edited_rule.py", *TINY]
+    edited = RULE.replace("0.5 *", "0.25 *")
+    try:
+        for text, warned in ((RULE, False), (edited, True), (edited.replace('"half"', '"half"; version = 2'), False)):
+            (tmp_path / "edited_rule.py").write_text(text)
+            assert main(line) == 0 and ("other source" in capsys.readouterr().err) == warned
+    finally:
+        forget("half")
+    assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+
+
+def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
+    class Unlucky(LocalMethod):
+        name = "unlucky"
+
+        def init_state(self, cfg, generator):
+            return {"scale": torch.tensor(float("inf") if cfg.seed == 2 else 1.0)}
+
+        def credit(self, p, s, hs, logits, y):
+            return [self.exact_credit(p, hs, y, l) * s["scale"] for l in range(len(hs))]
+
+    try:
+        found = audit(Unlucky, seeds=(1, 2), epochs=1, width=8, depth=2)
+        assert found.table.loc["unlucky", "n"] == 1 and "diverged: 1 of 2 seeds" in found.lines[0]
+        assert any(line.startswith("Seed 2 diverged at step ") for line in found.lines)
+        for seeds in ((1, 1), ()):
+            with pytest.raises(ValueError, match="each of them once"):
+                audit(Unlucky, seeds=seeds)
+    finally:
+        forget("unlucky")
 
 
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
@@ -209,7 +280,7 @@ def test_ctrl_c_says_that_nothing_is_lost(capsys, monkeypatch):
 
     monkeypatch.setattr(runs, "run", interrupt)
     assert main(["run", "--method", "bp", *TINY]) == 130
-    assert "continues from the last checkpoint" in capsys.readouterr().err
+    assert "continues from its last checkpoint" in capsys.readouterr().err
 
 
 def test_a_warning_is_one_line(tmp_path, capsys):

@@ -261,6 +261,35 @@ def test_credit_of_another_levels_shape_is_refused(change):
         member(tiny("dfa", model="convnet", **change))
 
 
+@pytest.mark.parametrize("change", [
+    lambda a: a[1:], lambda a: [*a, a[0]], lambda a: [h.T for h in a], lambda a: [h[:1] for h in a],
+])  # fmt: skip
+def test_credit_of_wrong_number_or_shape_is_refused_at_the_first_step(batch, change, monkeypatch):
+    method, _, p, s = member(tiny("dfa"))
+    credit = method.credit
+    monkeypatch.setattr(method, "credit", lambda *args: change(credit(*args)))
+    with pytest.raises(ValueError, match="credit of method 'dfa' is of shapes .* needs one tensor for every level"):
+        method.surrogate(p, s, *batch)
+
+
+def test_an_option_that_members_may_differ_in_is_not_read_off_the_config():
+    method = member(tiny("dfa"))[0]
+    for name, told in (("feedback_scale", "read s"), ("feedback", "declare it")):
+        with pytest.raises(KeyError, match=told):
+            method.cfg.options[name]
+    assert member(tiny("cb"))[0].cfg.options["tgw"] == 1.0  # its zero decides what is computed, for all members alike
+
+
+def test_a_rule_that_draws_from_the_global_generator_is_told(pixels, recwarn):
+    ensemble = Ensemble([tiny("dfa")], pixels)
+    ensemble.run_epoch()
+    assert not [w for w in recwarn if "global generator" in str(w.message)]
+    credit = ensemble.method.credit
+    ensemble.method.credit = lambda *args: [a + torch.randn_like(a) for a in credit(*args)]
+    with pytest.warns(UserWarning, match="'dfa' draws from torch's global generator"):
+        ensemble.run_epoch()
+
+
 @pytest.mark.parametrize("name, embedding", [(m, "init") for m in METHODS] + [("frozen", "rule")])
 def test_untrained_parameters_do_not_move(pixels, name, embedding):
     """Weight decay included: what is left at init stays bit for bit, and everything else moves."""

@@ -5,6 +5,8 @@ credit is the list a_0..a_L, on the scale of the per-sample gradient. The level 
 whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 
@@ -32,6 +34,18 @@ def flat_norm(h):
     return F.layer_norm(h.flatten(1), (h[0].numel(),))
 
 
+class Shared(dict):
+    """Those of the options that all members of an ensemble have in common; reading another raises KeyError."""
+
+    def __init__(self, options, own):
+        super().__init__({k: v for k, v in options.items() if k not in own})
+        self.own = own
+
+    def __missing__(self, name):
+        way_out = f"members may differ in it; read s[{name!r}] or what at_epoch makes of it" if name in self.own else "declare it"
+        raise KeyError(f"option {name!r}: {way_out}")
+
+
 def normalise(a, how: str):
     """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is.
 
@@ -49,7 +63,7 @@ class Method:
 
     name = ""
     version = 1
-    options: dict = {}  # option -> default
+    options: dict = {}  # option -> default, which says its type; numbers are at least 0, or at least a default below 0
     member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
     gates: tuple = ()  # those of them whose zero switches a term off
     cost = 1.0  # of an epoch, relative to DFA's at the audit's size (rounded from `make bench` on quiet cores)
@@ -57,7 +71,8 @@ class Method:
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
 
     def __init__(self, cfg, model):
-        self.cfg, self.model = cfg, model
+        self.cfg, self.model = copy.copy(cfg), model
+        object.__setattr__(self.cfg, "options", Shared(cfg.options, set(self.member_options) - set(self.gates)))
 
     @classmethod
     def check(cls, cfg):
@@ -146,8 +161,13 @@ class Method:
 class LocalMethod(Method):
     """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
 
-    A rule of your own is a subclass with a `credit`. credit_level='input': block l hears a_l. embedding='shared': the embedding
-    hears a_1, as block 0 does otherwise.
+    A rule of your own is a subclass with a `credit`. It may read the parameters p, its state s, the detached states hs, and of
+    self.model `levels` (shapes of h_0..h_L without the batch), `sizes` (their numbers of elements), `classes`, and
+    `output_error(logits, y)`, softmax less one-hot. Fixed tensors come from `init_state`, trained ones from `init_params` and
+    `auxiliary`, random numbers from `noise`; an option named in `member_options` is read as s[name]. Credit has the sign of the
+    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires. Raise
+    `version` with each change of meaning: records are found by name, options and version.
+    credit_level='input': block l hears a_l. embedding='shared': the embedding hears a_1, as block 0 does otherwise.
     """
 
     def __init__(self, cfg, model):
@@ -163,6 +183,10 @@ class LocalMethod(Method):
         loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
         credit = [level.detach() for level in self.credit(fixed, s, hs, logits.detach(), y)]
+        found, wanted = ([tuple(t.shape) for t in tensors] for tensors in (credit, hs))
+        if found != wanted:
+            told = f"credit of method {self.name!r} is of shapes {found}"
+            raise ValueError(f"{told}; it needs one tensor for every level 0..L, in the shape of its state: {wanted}")
         how = self.cfg.credit_norm
         scalar = loss + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding == "exact":
