@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are ValueErrors, so that they end as one line like all others."""
 
     def error(self, message):
-        raise ValueError(f"{message} (see {self.prog}{' COMMAND' * (self.prog.count(' ') == 2)} --help)")
+        raise ValueError(f"{message} (--help after a command shows what it takes)")
 
 
 # argparse names these functions where a value does not parse
@@ -50,13 +50,13 @@ def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
-def plain(p, *fields, **defaults):
-    """Flags for those of the fields of RunConfig that are a number, a word or a switch; defaults: as told, where another."""
-    for f in map(FIELDS.get, fields):
-        kind, text = type(f.default), f"{', '.join(CHOICES.get(f.name, ()))} (default {defaults.get(f.name, f.default)})"
+def plain(p, **defaults):
+    """A flag for every field of RunConfig that is a number, a word or a switch; defaults: those that are others here, as told."""
+    for name, f in FIELDS.items():  # seeds are given by the list; upstream runs are for notebooks
+        kind, text = type(f.default), f"{', '.join(CHOICES.get(name, ()))} (default {defaults.get(name, f.default)})"
         how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        if kind in (bool, int, float, str):
-            p.add_argument(flag(f.name), help=text, **how)
+        if kind in (bool, int, float, str) and name not in ("seed", "upstream_epoch"):
+            p.add_argument(flag(name), help=text, **how)
 
 
 def parser() -> Parser:
@@ -93,16 +93,14 @@ def parser() -> Parser:
     p.add_argument("--study", type=names, help="instead of all this: what these studies list and the store lacks")
     p.add_argument("--label", default="", help="with --study: only runs whose label in that notebook holds this text")
     p.add_argument("--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items()))
-    plain(p, *(name for name in FIELDS if name not in ("seed", "upstream_epoch")))  # upstream runs are for notebooks
+    plain(p)
 
     command("status", "what the store has, lacks, and would cost, per study", status)
 
     p = command("audit", "an honest verdict on one method beside BP, DFA and the frozen baseline", audit)
     p.add_argument("method", help="name of a method, of faeval or of --method-file")
     p.add_argument("--seeds", type=integers, help="default 42,123,456")
-    plain(p, "dataset", dataset="digits")
-    plain(p, "augment", augment="on for all but digits")
-    plain(p, *(name for name in FIELDS if name not in ("seed", "upstream_epoch", "dataset", "augment")))
+    plain(p, dataset="digits", augment="on for all but digits")
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
     p = command("data", "register images of your own: train/<class>/* and test/<class>/* of a folder or tar archive", register)
@@ -220,7 +218,9 @@ def show(rows) -> None:
 
 def load_methods(file):
     """Import a file that registers methods, under its own name, so that worker processes find its classes there, too."""
-    path, before = Path(file).resolve(strict=True), dict(METHODS)
+    path, before = Path(file), dict(METHODS)
+    if not path.is_file():
+        raise ValueError(f"--method-file {file!r} is no file")
     found = None if "." in path.stem else importlib.util.find_spec(path.stem)
     if "." in path.stem or (found and found.origin != str(path)):
         raise ValueError(f"--method-file {file}: {path.stem!r} is no name for a module, or that of another; rename the file")
@@ -244,7 +244,7 @@ def main(argv=None) -> int:
             args = parser().parse_args(argv)
             own = str(Path(args.method_file).resolve()) if getattr(args, "method_file", None) else None
             if own:
-                load_methods(args.method_file)
+                load_methods(own)
             return args.do(args) or 0
         except KeyboardInterrupt:
             logging.disable()  # nbclient leaves a task behind, whose complaint says nothing new

@@ -80,7 +80,8 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
 
 def _edited(method, noted) -> bool:
     """Whether a method of the user's own has another source than what is noted with a record or checkpoint of it."""
-    return None is not noted.get("method_source") != source(method) is not None
+    then, now = noted.get("method_source"), source(method)
+    return None not in (then, now) and then != now
 
 
 def _usable(configs, store) -> set[str]:

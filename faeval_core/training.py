@@ -65,7 +65,8 @@ class Ensemble:
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
         self.onednn = takes_onednn(self.configs[0].precision, self.device, fused)
         self.gradient = self._gradient()
-        self.pool = ThreadPoolExecutor(torch.get_num_threads()) if fused and self.driver == "loop" else None
+        side_by_side = fused and self.driver == "loop" and noise(self.method, configs[0], 1, torch.Generator())
+        self.pool = ThreadPoolExecutor(torch.get_num_threads()) if side_by_side and len(configs) > 1 else None
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))

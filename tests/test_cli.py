@@ -18,8 +18,13 @@ TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """Every command runs in an empty folder, so that the default `results` is not the repository's."""
+    """Every command runs in an empty folder, so that the default `results` is not the repository's; no method stays known."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
 
 
 def study_file(store, notebook, configs):
@@ -173,29 +178,20 @@ class Half(LocalMethod):
 
 def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
     (tmp_path / "my_rule.py").write_text(RULE)
-    try:
-        line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
-        assert main(line.split()) == 0
-    finally:
-        METHODS.pop("half", None)
+    line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
+    assert main(line.split()) == 0
     assert "half" in capsys.readouterr().out.lower()
     assert "<html" in (tmp_path / "page.html").read_text()
-    assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
-
-
-def forget(*names):
-    for name in names:
-        METHODS.pop(name, None)
+    records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("half-*.json")]
+    assert len(records) == 2 and all(r["config"]["lr"] == 0.01 for r in records)
 
 
 def test_a_rule_in_a_file_trains_in_worker_processes_and_is_counted(tmp_path, capsys):
     (tmp_path / "worker_rule.py").write_text(RULE)
     line = ["run", "--method", "half", "--method-file", "worker_rule.py", "--engine", "processes:1", "--seeds", "1,2", *TINY]
-    try:
-        assert main(line) == 0 and main(["status", "--method-file", "worker_rule.py"]) == 0
-        assert capsys.readouterr().out.endswith("2 records in results\n")
-    finally:
-        forget("half")
+    assert main(line) == 0 and main(["status", "--method-file", "worker_rule.py"]) == 0
+    assert capsys.readouterr().out.endswith("2 records in results\n")
+    del METHODS["half"]
     assert main(["status"]) == 0
     assert capsys.readouterr().out.endswith("0 records in results, 2 of methods that are not known here\n")
 
@@ -211,10 +207,7 @@ def test_a_file_that_registers_no_method_says_why(tmp_path, capsys, name, text, 
 
 def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
     (tmp_path / "broken_rule.py").write_text(RULE.replace("import torch", "first, second = hs"))
-    try:
-        assert main(["run", "--method", "half", "--method-file", "broken_rule.py", *TINY]) == 2
-    finally:
-        forget("half")
+    assert main(["run", "--method", "half", "--method-file", "broken_rule.py", *TINY]) == 2
     err = capsys.readouterr().err
     assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
 
@@ -223,12 +216,9 @@ def test_an_edited_rule_is_noticed(tmp_path, capsys):
     """Its records are shown, with a warning, until its version is raised."""
     line = ["run", "--method", "half", "--method-file", "edited_rule.py", *TINY]
     edited = RULE.replace("0.5 *", "0.25 *")
-    try:
-        for text, warned in ((RULE, False), (edited, True), (edited.replace('"half"', '"half"; version = 2'), False)):
-            (tmp_path / "edited_rule.py").write_text(text)
-            assert main(line) == 0 and ("other source" in capsys.readouterr().err) == warned
-    finally:
-        forget("half")
+    for text, warned in ((RULE, False), (edited, True), (edited.replace('"half"', '"half"; version = 2'), False)):
+        (tmp_path / "edited_rule.py").write_text(text)
+        assert main(line) == 0 and ("other source" in capsys.readouterr().err) == warned
     assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
 
 
@@ -242,15 +232,12 @@ def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
         def credit(self, p, s, hs, logits, y):
             return [self.exact_credit(p, hs, y, l) * s["scale"] for l in range(len(hs))]
 
-    try:
-        found = audit(Unlucky, seeds=(1, 2), epochs=1, width=8, depth=2)
-        assert found.table.loc["unlucky", "n"] == 1 and "diverged: 1 of 2 seeds" in found.lines[0]
-        assert any(line.startswith("Seed 2 diverged at step ") for line in found.lines)
-        for seeds in ((1, 1), ()):
-            with pytest.raises(ValueError, match="each of them once"):
-                audit(Unlucky, seeds=seeds)
-    finally:
-        forget("unlucky")
+    found = audit(Unlucky, seeds=(1, 2), epochs=1, width=8, depth=2)
+    assert found.table.loc["unlucky", "n"] == 1 and "diverged: 1 of 2 seeds" in found.lines[0]
+    assert any(line.startswith("Seed 2 diverged at step ") for line in found.lines)
+    for seeds in ((1, 1), ()):
+        with pytest.raises(ValueError, match="each of them once"):
+            audit(Unlucky, seeds=seeds)
 
 
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():

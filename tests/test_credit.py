@@ -405,6 +405,7 @@ def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, fused):
     """Also where members draw side by side, in every step."""
     cfg = tiny("cb")
     one, many = Ensemble([cfg], pixels), Ensemble([*(cfg.with_(seed=s) for s in range(7, 12)), cfg], pixels, fused=fused)
+    assert (many.pool is not None) == fused
     for _ in range(3):
         [alone], [*others, last] = ([drawn["bridge.1"] for drawn in e.noises(8)] for e in (one, many))
         assert torch.equal(alone, last) and not any(torch.equal(alone, other) for other in others)

@@ -120,19 +120,17 @@ def test_slurm_leaves_the_interrupt_as_it_was(tmp_path):
     code = """
 import signal
 from faeval_core.engines import opened
+before = signal.getsignal(signal.SIGINT)
 try:
     with opened("slurm:1"):
         raise SystemExit("a cluster has opened")
 except ValueError as e:
     assert "cores" in str(e), e
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is before
 """
     environment = os.environ | {"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, preexec_fn=restore_interrupt)
-
-
-def restore_interrupt():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_that_fails_fails_alone(store, monkeypatch):

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
 from faeval_core import figures, files, latex, protocol, stats, tables
+from faeval_core.audit import Audit
 from faeval_core.store import RunRecord
 from faeval_core.study import Study
 
@@ -85,6 +86,11 @@ def test_depth_is_judged_against_the_frozen_net_of_the_same_seed():
 def test_the_reference_is_at_fault_by_itself_or_by_its_scale():
     faults = [{}, {"twin": [0.9] * 4}, {"rescaled": {"gamma": [0.1] * 4}}, {"twin": [1.0, None, 1.0, 1.0]}]
     assert [protocol.reference_fault(diagnosis(**f)) for f in faults] == ["", "twin", "rescaling", None]
+    records = [record(seed=seed, stability=0.5 * (seed == 1), **f) for seed, f in enumerate((*faults[1:3], {}), 1)]
+    told = "\n".join(Audit(records[0].config, {"dfa": records, "frozen": [record(0.2)]}).lines)
+    for cause in ("twin", "rescaling"):
+        assert f"(b') {protocol.MEANING[cause]}: 1 of 3 seeds. Withdraw: {protocol.WITHDRAW[cause]}." in told
+    assert "In some seeds, but not in most: (c) in 1 of 3." in told
 
 
 def test_first_fire_is_the_first_epoch_on_the_curve():

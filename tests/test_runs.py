@@ -1,5 +1,7 @@
 """Runs through the store: divergence, interruption, resumption, and runs that start from other runs."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from conftest import tiny
@@ -71,6 +73,25 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(store, tmp_path, 
     assert begun == [0, 1, 2, 2, 3, 4, 4]  # every epoch once, plus the two interrupted ones
     assert [r.checksum for r in found] == [r.checksum for r in whole]
     assert not any(store.checkpoint_path(c).exists() for c in configs)
+
+
+@pytest.mark.parametrize("after, first", [("a", 2), ("b", 0)])
+def test_a_checkpoint_of_an_edited_rule_is_not_continued(store, monkeypatch, after, first):
+    real, begun = Ensemble.run_epoch, []
+
+    def epoch(self):
+        begun.append(self.epoch)
+        if begun == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(Ensemble, "run_epoch", epoch)
+    for source in ("a", after):
+        monkeypatch.setattr(runs, "source", lambda name, digest=source: digest)
+        with suppress(KeyboardInterrupt):
+            [found] = run([tiny("dfa", epochs=4)], store, progress=False)
+    assert begun[3:] == [*range(first, 4)] and found.provenance["method_source"] == after
 
 
 def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkeypatch):
