@@ -68,11 +68,11 @@ class Audit:
         """Γ_l, ρ_l and the gradient norm per level, and test accuracy over epochs."""
         figures.use_style()
         fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.4))
-        names = ("exact cosine with BP gradient, Γ_l", "perturbation correlation, ρ_l", "gradient norm, ‖g_l‖")
+        names = (r"exact cosine with BP gradient, $\Gamma_l$", r"perturbation correlation, $\rho_l$", r"gradient norm, $\|g_l\|$")
         for ax, key, name in zip(axes, ("gamma", "rho", "g_norm"), names):
             for i, (label, records) in enumerate(self.arms.items()):
                 figures.level_points(ax, [r.final[key] for r in records if r.final], label, offset=0.06 * (i - 1.5))
-            ax.set(xlabel="level l", ylabel=name)
+            ax.set(xlabel="level $l$", ylabel=name)
         axes[2].set_yscale("log")
         for label, records in self.arms.items():
             figures.epoch_curves(axes[3], [r for r in records if r.status == "complete"], "test_acc", method=label)

@@ -15,7 +15,8 @@ GREEK = {"Γ": "Gamma", "α": "alpha", "β": "beta", "δ": "delta", "ε": "varep
 SYMBOLS = str.maketrans({"‖": r"\|", **{letter: rf"\{name} " for letter, name in GREEK.items()}})
 FORMULA = rf"‖[^‖]+‖|[{''.join(GREEK)}](?:_\w+)?|\d+(?:\.\d+)?e[+-]?\d+"  # norms, Greek letters, powers of ten
 
-CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or by that of a rank correlation over arms.
+CLAIMS = r"""Claims, decided by the 95\,\% Student interval of the mean over seeds, or over what \(n\) names in their
+place; rank correlations by their own interval.
 \textit{Source:} \texttt{reproduce\_all.ipynb}, \texttt{results/studies/*.json}."""
 BARE = {"index": False, "escape": False}  # of to_latex, since the cells are LaTeX already
 
@@ -59,13 +60,14 @@ def write(results: Path, paper: Path) -> None:
     """
     noted = studies(results)
     claims = [(c, notebook.split("_")[0]) for notebook, study in noted.items() for c in study["claims"]]
-    macros = {macro_name("claim", c["name"]): c["decided"] for c, _ in claims}
+    verb = {"undecided": "is undecided", "not run": "is not run"}  # 'holds' and 'does not hold' have theirs
+    macros = {macro_name("claim", c["name"]): verb.get(c["decided"], c["decided"]) for c, _ in claims}
     macros |= {macro_name(key): value for study in noted.values() for key, value in study.get("paper", {}).items()}
     made = [rf"\newcommand{{\{k}}}{{{escape(str(v))}}}" for k, v in sorted(macros.items())]
     rows = [[escape(c["statement"]), c["decided"], escape(c["interval"]), n] for c, n in claims if c["decided"] != "not run"]
     table = pd.DataFrame(rows, columns=["claim", "decided", "mean [95\\,\\% interval]", "notebook"])
     publish(paper / "generated" / "macros.tex", "\n".join(["% made by faeval_core.latex from results/; do not edit", *made, ""]))
-    told = {"column_format": r"p{0.44\linewidth}lp{0.25\linewidth}r", "longtable": True, "caption": CLAIMS, "label": "tab:claims"}
+    told = {"column_format": r"p{0.40\linewidth}lp{0.31\linewidth}r", "longtable": True, "caption": CLAIMS, "label": "tab:claims"}
     publish(paper / "generated" / "claims.tex", table.to_latex(**told, **BARE))
     audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if audit.exists():

@@ -21,18 +21,18 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+    unit: str = ""  # what n counts, where it is not seeds
 
     def __str__(self):
-        if self.n < 2:
-            return f"{self.mean:.3g} (n={self.n}, no interval)"
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
+        n = f"n={self.n} {self.unit}".strip()
+        return f"{self.mean:.3g} ({n}, no interval)" if self.n < 2 else f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({n})"
 
 
-def interval(values) -> Interval | None:
-    """Interval of the mean of the defined values (one per seed); None where there are none."""
+def interval(values, unit="") -> Interval | None:
+    """Interval of the mean of the defined values (one per seed, or per unit); None where there are none."""
     mean, sd, n = mean_sd(values)
     half = stats.t.ppf(0.975, n - 1) * sd / math.sqrt(n) if n > 1 else math.inf
-    return Interval(n, mean, mean - half, mean + half) if n else None
+    return Interval(n, mean, mean - half, mean + half, unit) if n else None
 
 
 def paired(ours, theirs, value=lambda record: record.accuracy) -> list[float]:

@@ -15,6 +15,7 @@ class Study:
     """One study: `notebook` is the notebook's stem (11_audit), `folder` its place under results/ and figures/.
 
     `results` and `figures` are the roots. train=False only reads the store; what it lacks is shown as not run, with its cost.
+    unit: what the values of a claim stand for, where it is not seeds.
     """
 
     notebook: str
@@ -23,6 +24,7 @@ class Study:
     figures: Path | str = "../figures"
     train: bool = True
     device: str = "auto"
+    unit: str = ""
 
     def __post_init__(self):
         self.results, self.figures = Path(self.results), Path(self.figures)
@@ -60,10 +62,10 @@ class Study:
             told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
         return told
 
-    def claim(self, name: str, statement: str, values, **bound) -> str:
-        """Decide a claim about the mean of `values` (one per seed) against a bound (above=x or below=x), note it, and return
-        the line to print."""
-        decided, found = stats.decide(values, **bound), stats.interval(values)
+    def claim(self, name: str, statement: str, values, unit=None, **bound) -> str:
+        """Decide a claim about the mean of `values` (one per seed, or per unit) against a bound (above=x or below=x), note it,
+        and return the line to print."""
+        decided, found = stats.decide(values, **bound), stats.interval(values, self.unit if unit is None else unit)
         self.claims.append({"name": name, "statement": statement, "decided": decided, "interval": str(found), **bound})
         return f"{decided:>14} | {statement} | {found if found else 'no records'}"
 
