@@ -111,7 +111,8 @@ def cost_model(rows):
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--quick", action="store_true", help="tiny sizes and few steps: a smoke test, not a measurement")
-    p.add_argument("--out", type=Path, help="where to write the rows (default: results.json here, where all is measured)")
+    told = "where to write the rows (default, where all is measured: results.json here, on CUDA results_cuda.json)"
+    p.add_argument("--out", type=Path, help=told)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     every = METHODS + LEARNED
     p.add_argument("--only", nargs="+", metavar="METHOD", choices=every, default=every, help="these methods alone")
@@ -139,7 +140,8 @@ def main(argv=None):
         sys.exit("no row could be measured")
     rows = [r | {"machine": rows[0]["machine"]} for r in [*plains.values(), *tuned]] + rows
     rows = [{k: r[k] for k in KEYS} | {k: v for k, v in r.items() if k not in KEYS} for r in rows]
-    out = a.out or (None if a.quick or failed or len(a.only) < len(every) else HERE / "results.json")
+    whole = not (a.quick or failed or len(a.only) < len(every))
+    out = a.out or (HERE / f"results{'_cuda' * (a.device == 'cuda')}.json" if whole else None)
     if out:
         publish_json(out, rounded(rows))
     print(text(rows))

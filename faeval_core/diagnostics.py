@@ -55,7 +55,7 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
     v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
     out = [[] for _ in credits]
     for l, h in enumerate(hs):
-        v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator).to(h.device)
+        v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator, device=generator.device).to(h.device)
         v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
         base = method.tail_losses(p64, h, y, l)
         true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])

@@ -56,7 +56,8 @@ def opened(name: str, gpu=False):
             where = stack.enter_context(SLURMCluster())
             where.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
         elif local:
-            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None))
+            own = {"resources": {"GPU": 1}} if gpu else {}
+            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, **own))
         client = stack.enter_context(Client(where))
         client.wait_for_workers(1)
         options = {"resources": {"GPU": 1}} if gpu else {}

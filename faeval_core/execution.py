@@ -3,21 +3,25 @@
 import ctypes
 import gc
 import sys
+import threading
 import warnings
 from functools import cache
 
 import torch
 
+RECORDING = threading.Lock()  # one graph at a time in a process
 EAGER = 3  # steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
 
 
 def prepare():
-    """Settings of this process. On CUDA, convolutions keep float32, which cuDNN would round to TF32 (10 bits).
+    """Settings of this process. On CUDA, products keep float32, which cuDNN by default and cuBLAS on the word of the environment
+    would round to TF32 (10 bits), and convolutions take the same algorithm each time.
 
     On CPUs, for speed, freed memory is reused: given back, it costs the next step a page fault per 4 KiB. Numbers below 1e-38
     count as zero: units that have died leave such moments behind, which made the optimiser of one run take half of its step.
     """
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     torch.set_flush_denormal(True)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
@@ -63,8 +67,9 @@ def recorded(f, inputs):
     """f as a CUDA graph: in one go it launches what f launched when it was recorded, on the memory that f used then."""
     buffers, graph = {k: v.clone() for k, v in inputs.items()}, torch.cuda.CUDAGraph()
     gc.collect()  # an ensemble and its graph refer to each other, so that those of before may still hold their memory
-    with torch.cuda.device(next(iter(buffers.values())).device), torch.cuda.graph(graph):
-        out = f(buffers)
+    with RECORDING, torch.cuda.device(next(iter(buffers.values())).device):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+            out = f(buffers)
 
     def replay(inputs):
         for k, v in inputs.items():

@@ -32,9 +32,9 @@ class RunsFailed(RuntimeError):
 
 
 def resolve_device(device="auto") -> torch.device:
-    """'auto' is CUDA where there is one. Raises ValueError for a device this machine lacks."""
+    """'auto' is what $FAEVAL_DEVICE says, or CUDA where there is one. Raises ValueError for a device this machine lacks."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = os.environ.get("FAEVAL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError as e:
@@ -227,7 +227,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
     noted = {"method_source": made_by} if made_by else {}
     wanted = {*wanted, epochs}
-    fused = cost_seconds(configs[0], ()) > FUSE_SECONDS
+    fused = pixels.device.type == "cpu" and cost_seconds(configs[0], ()) > FUSE_SECONDS  # on CUDA, steps are recorded
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
@@ -272,6 +272,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
                 if epoch == epochs and stop is None:
                     put(c, result | {"status": "complete"})
             saved = time.monotonic() if due else saved
+    ensemble.together = None  # which refers to the ensemble, whose memory would else wait for the collector
 
 
 # -- what a run costs ---------------------------------------------------------------------------------------------------

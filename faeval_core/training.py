@@ -127,11 +127,20 @@ class Ensemble:
 
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
+        drawn = self.noises(x.shape[1])
         if self.driver == "vmap":
-            return self.together({"x": x, "y": y} | self._stack(self.noises(x.shape[1])))
+            try:
+                return self.together({"x": x, "y": y} | self._stack(drawn))
+            except RuntimeError as e:  # raised while the gradient is taken, before anything has changed
+                if "vmap: " not in str(e):
+                    raise
+                told = f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
+                warnings.warn(f"{told} ({str(e).splitlines()[0]})", stacklevel=2)
+                self.driver, self.gradient = "loop", None
+                self.gradient = self._gradient()
         losses = []
-        for m, (leaves, drawn) in enumerate(zip(self.leaves, self.noises(x.shape[1]))):
-            state = {k: v[m] for k, v in self.state.items()} | drawn
+        for m, leaves in enumerate(self.leaves):
+            state = {k: v[m] for k, v in self.state.items()} | drawn[m]
             grads, (loss, changed) = self.gradient(leaves, self.fixed[m], state, x[m], y[m])
             self.descend(m, grads)  # at once, while this member's tensors are in cache
             self.take(changed, m)
@@ -266,8 +275,7 @@ class Ensemble:
             """The state, with noise that this measurement alone sees."""
             return s | noise(self.method, cfg, batch, self._generator(cfg, f"noise.{name}"))
 
-        generator = stream(cfg.seed, "rho", self.epoch)
-        found = diagnostics.diagnose(self.method, p, seen("test", len(test[1])), test, train, generator)
+        found = diagnostics.diagnose(self.method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho"))
         found |= diagnostics.update_alignment(self.method, p, seen("train", len(train[1])), self._last_step(m), *train)
         if cfg.exploit and self.epoch == cfg.epochs:
             found["exploit"] = exploit(self.method, p, seen("exploit", diagnostics.BATCH), train, test)

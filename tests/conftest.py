@@ -83,6 +83,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAEVAL_DATA", str(folder / "home"))
         patch.delenv("FAEVAL_TRAIN", raising=False)
+        patch.setenv("FAEVAL_DEVICE", "cpu")  # what is tested on CUDA says so
         data.register_images("blobs", write_tar(folder / "blobs.tar", blob_images()), progress=False)
         yield folder / "home"
 

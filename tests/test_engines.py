@@ -105,6 +105,12 @@ def test_jobs_of_slurm_that_end_are_replaced(configs, serial, store, monkeypatch
     assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
+def test_local_workers_have_the_gpu_that_each_ensemble_asks_for():
+    pytest.importorskip("distributed")
+    with opened("dask:1", gpu=True) as (executor, _):
+        assert executor.submit(sum, (1, 2)).result(timeout=60) == 3
+
+
 def test_an_interrupt_does_not_wait_for_what_is_queued():
     pytest.importorskip("distributed")
     begun = time.monotonic()
