@@ -22,7 +22,7 @@ from .files import publish, publish_json
 from .runs import resolve_device
 
 FOLDERS = ("results", "figures")
-SMOKE = {"dataset": "digits", "width": 32, "depth": 3, "depths": [2, 3], "epochs": 4, "augment": False, "seeds": [42, 123]}
+SMOKE = {"dataset": "digits", "width": 32, "depth": 3, "depths": [2, 3], "epochs": 3, "augment": False, "seeds": [42, 123]}
 SMOKE |= {"branches": ["zero_target"], "mixes": ["raw"], "snapshots": [0.5, 1.0], "models": ["studentnet"]}
 SMOKE |= {"rules": ["dfa", "sb"], "penalties": [0.0, 0.01], "treatments": ["own rule", "random init"]}
 SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.0, 0.5]}  # for the synthetic students

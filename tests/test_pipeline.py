@@ -93,7 +93,7 @@ def test_manifest_says_what_was_done(faulty):
     assert json.loads((out / "manifest.json").read_text()) == manifest
     good = row(manifest, "01_good")
     assert good["error"] is None and good["seconds"] > 0
-    assert good["parameters"]["epochs"] == 4 and good["parameters"]["lr"] == 0.1
+    assert good["parameters"]["epochs"] == pipeline.SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
     assert {p.name for p in out.glob("*.ipynb")} == {f"{r['name']}.ipynb" for r in manifest["notebooks"]}
 
 
@@ -102,7 +102,7 @@ def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_resul
 
     root, manifest = faulty
     seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text())["seen"]
-    assert seen == ["digits", [42, 123], 4, True, None, sys.executable, str(root / "notebooks")]
+    assert seen == ["digits", [42, 123], pipeline.SMOKE["epochs"], True, None, sys.executable, str(root / "notebooks")]
     assert not (root / "results").exists() and not (root / "figures").exists()
     assert manifest["results"] == str(root / "smoke" / "results")
     assert (root / "smoke" / "results" / "reproduction.csv").exists()
@@ -163,7 +163,8 @@ def test_a_value_goes_only_to_the_notebooks_that_declare_it(tmp_path):
     notebook(tmp_path, "12_mode1", parameters='results = "../results"\nfigures = "../figures"\ntrain = True')
     (_, audit, values), (_, mode1, _) = pipeline.prepare(tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7})
     assert audit["gamma"] == 2 and audit["lr"] == 1 and audit["epochs"] == 7
-    assert audit["table_epochs"] == 4 and audit["sweep_depths"] == [2, 3]  # by the profile's `epochs` and `depths`
+    by_suffix = audit["table_epochs"], audit["sweep_depths"]  # by the profile's `epochs` and `depths`
+    assert by_suffix == (pipeline.SMOKE["epochs"], [2, 3])
     assert values["seeds"] == [42, 123] and mode1 == {**folders, "train": True}
 
 
