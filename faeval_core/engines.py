@@ -37,6 +37,7 @@ def opened(name: str, gpu=False):
         return
     if (local or kind == "slurm") and not count:
         raise ValueError(f"engine {name!r} needs its number of workers: {kind}:2")
+    needs = {"resources": {"GPU": 1}} if gpu else {}
     with ExitStack() as stack:
         if kind == "processes":
             context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
@@ -56,12 +57,10 @@ def opened(name: str, gpu=False):
             where = stack.enter_context(SLURMCluster())
             where.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
         elif local:
-            own = {"resources": {"GPU": 1}} if gpu else {}
-            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, **own))
+            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, **needs))
         client = stack.enter_context(Client(where))
         client.wait_for_workers(1)
-        options = {"resources": {"GPU": 1}} if gpu else {}
         count = count or len(client.scheduler_info(n_workers=-1)["workers"])  # jobs of a queue have yet to start
-        executor = client.get_executor(pure=False, **options)
+        executor = client.get_executor(pure=False, **needs)
         stack.callback(executor.shutdown, wait=False)  # after Ctrl-C, do not wait for what is still in a queue
         yield executor, count

@@ -73,16 +73,10 @@ def geometric(values) -> float | None:
     return geometric_mean(found) if found else None
 
 
-def factor(values) -> str:
-    """Geometric mean over seeds to two digits, '6.2e+03', or '—'."""
+def magnitude(values, form=".0e") -> str:
+    """Geometric mean over seeds, by default to one digit, '2e+08', or '—'."""
     found = geometric(values)
-    return "—" if found is None else f"{found:.2g}"
-
-
-def magnitude(values) -> str:
-    """Geometric mean over seeds to one digit, '2e+08', or '—'."""
-    found = geometric(values)
-    return "—" if found is None else f"{found:.0e}"
+    return "—" if found is None else format(found, form)
 
 
 def audit_rows(arms: dict) -> list[dict]:
@@ -118,7 +112,7 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
         "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
         "deep cos (published)": pm(r["deep_cos_published"], digits),
         "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
-        "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": factor(r["growth"]),
+        "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": magnitude(r["growth"], ".2g"),
         "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
     } for r in rows]  # fmt: skip
     return pd.DataFrame(shown).set_index("method")

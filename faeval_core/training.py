@@ -136,7 +136,7 @@ class Ensemble:
                     raise
                 told = f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
                 warnings.warn(f"{told} ({str(e).splitlines()[0]})", stacklevel=2)
-                self.driver, self.gradient = "loop", None
+                self.driver = "loop"
                 self.gradient = self._gradient()
         losses = []
         for m, leaves in enumerate(self.leaves):

@@ -111,6 +111,13 @@ def test_local_workers_have_the_gpu_that_each_ensemble_asks_for():
         assert executor.submit(sum, (1, 2)).result(timeout=60) == 3
 
 
+def test_the_environment_may_keep_to_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert str(runs.resolve_device()) == "cpu"  # as conftest asks
+    monkeypatch.delenv("FAEVAL_DEVICE")
+    assert str(runs.resolve_device()) == "cuda"
+
+
 def test_an_interrupt_does_not_wait_for_what_is_queued():
     pytest.importorskip("distributed")
     begun = time.monotonic()

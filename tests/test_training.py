@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from faeval_core import METHODS, LocalMethod, data
-from faeval_core.execution import EAGER, by_onednn, onednn_rounds, replayed
+from faeval_core.execution import EAGER, by_onednn, onednn_rounds, prepare, replayed
 from faeval_core.training import Ensemble, build, initial
 
 SOLO = [  # what may differ inside one ensemble
@@ -328,6 +328,12 @@ def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels, monkeypatch):
         found = trained(configs, pixels, driver="vmap")
     for mine, other in zip(found, trained(configs, pixels, driver="loop")):
         assert apart(mine, other) == 0
+
+
+def test_no_product_is_rounded_to_tf32_on_the_word_of_the_environment():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    prepare()
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
 def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
