@@ -6,38 +6,46 @@ The products are recorded from a step as it runs; one that multiplies the same v
 They are repeated in their order, every one on operands of its own, and the state pass follows each member's products: a full
 step's worth of memory passes through the caches between two uses of an operand, as in training, so that they do not flatter the
 floor. Results go to buffers that all reuse. Bandwidth is the better of a copy (one float read, one written) and an in-place sum
-(two read, one written). On CUDA the products are captured as one graph, and timed as a whole.
+(two read, one written). Members that train side by side have their products and passes timed so, too: on `workers` threads, each
+with its share of the cores, whose mean is the time of a step. On CUDA the products are captured as one graph, and timed as a
+whole.
 """
 
 import hashlib
+import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from faeval_core.execution import by_onednn, takes_onednn
+from faeval_core.execution import by_onednn, takes_onednn, threads
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 UPDATES = (aten._fused_adamw_, aten._fused_sgd_)
+PASSES = ("copy", "inplace")  # over the optimiser's state
 
 
 class Recorder(TorchDispatchMode):
-    """Collects pairs of operands of the distinct products of a step, and None wherever a member was updated."""
+    """Collects pairs of operands of the distinct products of a step: a list of them for what precedes each member's update."""
 
     def __init__(self):
         super().__init__()
-        self.calls, self.seen, self.operands = [], set(), {}
+        self.calls, self.seen, self.operands = [[]], set(), {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket in PRODUCTS:
             pair = tuple(map(self.own, args[-2:]))
             if (key := tuple(map(id, pair))) not in self.seen:
                 self.seen.add(key)
-                self.calls.append(pair)
+                self.calls[-1].append(pair)
         elif func.overloadpacket in UPDATES:
-            self.calls.append(None)
+            self.calls.append([])
         return func(*args, **(kwargs or {}))
 
     def own(self, t):
@@ -52,16 +60,17 @@ class Recorder(TorchDispatchMode):
 
 
 class Floor:
-    def __init__(self, ensemble):
-        """Of an uncompiled ensemble, which is trained by one step."""
+    def __init__(self, ensemble, workers=1):
+        """Of an uncompiled ensemble, which is trained by one step, for members on so many threads."""
         x, y = next(ensemble.batches())
         with Recorder() as recorder:
             ensemble.step(x, y)
         self.device, self.members = ensemble.device, len(ensemble.configs)
         self.onednn = takes_onednn(ensemble.configs[0].precision, self.device, fused=True)
         self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
-        self.scratch, self.graphs = {}, {}
-        self.calls = [pair and (self.kind(*pair), self.product(*pair)) for pair in recorder.calls]
+        self.workers, self.scratch, self.graphs = workers, defaultdict(dict), {}
+        self.pool = ThreadPoolExecutor(workers)
+        self.calls = [[(self.kind(*pair), self.product(*pair)) for pair in member] for member in recorder.calls[:-1]]
         self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
 
     def kind(self, a, b):
@@ -69,8 +78,14 @@ class Floor:
 
     def product(self, a, b):
         shape = (*a.shape[:-1], b.shape[-1])
-        out = self.scratch.setdefault((shape, a.dtype), torch.empty(shape, dtype=a.dtype, device=self.device))
-        return lambda: torch.matmul(a, b, out=out)
+
+        def run():
+            buffers = self.scratch[threading.get_ident()]
+            if (shape, a.dtype) not in buffers:
+                buffers[shape, a.dtype] = torch.empty(shape, dtype=a.dtype, device=self.device)
+            torch.matmul(a, b, out=buffers[shape, a.dtype])
+
+        return run
 
     def copy(self, m):
         p, g, m, v = self.state[m]
@@ -94,32 +109,41 @@ class Floor:
         }  # fmt: skip
 
     def time_cpu(self, steps):
-        totals, clock = defaultdict(float), time.perf_counter
-        for i in range(2 * steps):  # either pass in turn, so that each is seen `steps` times
-            name, member = ("copy", "inplace")[i % 2], 0
-            for call in self.calls:
-                start = clock()
-                if call is None:
-                    getattr(self, name)(member)
-                    totals[name] += clock() - start
-                    member += 1
-                else:
-                    call[1]()
-                    totals[call[0]] += (clock() - start) / 2
+        share, waiting, clock = torch.get_num_threads() // self.workers, SimpleQueue(), time.perf_counter
+        for name in PASSES * steps:  # either pass in turn, so that each is seen `steps` times
+            for m, calls in enumerate(self.calls):
+                waiting.put([*calls, (name, partial(getattr(self, name), m))])
+
+        def work():
+            torch.set_num_threads(share)
+            spent = defaultdict(float)
+            with suppress(Empty):
+                while True:
+                    for name, call in waiting.get_nowait():
+                        start = clock()
+                        call()
+                        spent[name] += (clock() - start) / self.workers
+            return spent
+
+        totals = defaultdict(float)
+        with threads(share):
+            for worker in [self.pool.submit(work) for _ in range(self.workers)]:
+                for name, seconds in worker.result().items():
+                    totals[name] += seconds / (1 if name in PASSES else len(PASSES))
         return totals
 
     def time_cuda(self, steps):
-        every = range(self.members)
-        parts = {"products": lambda: [call[1]() for call in self.calls if call], "copy": lambda: [self.copy(m) for m in every],
-                 "inplace": lambda: [self.inplace(m) for m in every]}  # fmt: skip
+        parts = {name: [partial(getattr(self, name), m) for m in range(self.members)] for name in PASSES}
+        parts["products"] = [call for calls in self.calls for _, call in calls]
         totals = {}
         for name, part in parts.items():
             if name not in self.graphs:
-                part()
-                torch.cuda.synchronize()
                 self.graphs[name] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graphs[name]):
-                    part()
+                for recording in (nullcontext(), torch.cuda.graph(self.graphs[name])):
+                    torch.cuda.synchronize()
+                    with recording:
+                        for call in part:
+                            call()
             torch.cuda.synchronize()
             start = time.perf_counter()
             for _ in range(steps):

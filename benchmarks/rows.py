@@ -4,6 +4,7 @@ What it measures, for ensembles on random images in the shape of CIFAR-10:
 seconds per run-epoch, that is (steps of an epoch x (augmentation + step) + the epoch's draws + evaluation) / members, where
 the evaluation is what training.train does after an epoch (norms, the search for faults, test accuracy); the same data path with
 the members trained one after another; the floor (floor.py); and the peak memory of the process before the last two are built.
+Epochs are cut short, and each is gone through once without its steps: that is augmentation, and what it lacks are the steps.
 Rounds of these alternate, so that a drift of the machine meets all of them; figures are means within a round and medians over
 rounds, and the spread is that of the step, (max - min) / median. It prints one line of JSON.
 """
@@ -14,6 +15,7 @@ import resource
 import statistics
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -49,37 +51,37 @@ def clock(device):
 
 
 class Timed:
-    """An ensemble whose epochs are cut short: `round` times some steps and one evaluation, and scales them to an epoch."""
+    """An ensemble whose epochs are cut short: `round` times two or more steps and one evaluation, and scales them to an epoch."""
 
     def __init__(self, ensemble, device):
         self.ensemble, self.device = ensemble, device
 
+    def took(self, part, *args):
+        """(seconds, result) of part(*args)."""
+        start = clock(self.device)
+        found = part(*args)
+        return clock(self.device) - start, found
+
     def round(self, steps):
-        e, device = self.ensemble, self.device
-        losses, marks = [], [clock(device)]
-        batches = e.batches()
-        next(batches)  # draws the epoch's permutations, crops and flips
-        marks.append(clock(device))
-        augment = step = 0.0
-        for i, (x, y) in enumerate(batches):
-            marks.append(clock(device))
-            losses.append(e.step(x, y))
-            marks.append(clock(device))
-            augment, step = augment + marks[-2] - marks[-3], step + marks[-1] - marks[-2]
-            if i + 1 == steps:
-                break
-        del batches, x, y
-        augment, step, draws = augment / steps, step / steps, marks[1] - marks[0]
-        start = clock(device)
-        e.epoch += 1
-        self.evaluate(torch.stack(losses))
-        evaluation = clock(device) - start
+        e = self.ensemble
+        draws, _ = self.took(self.load, 1)  # of the epoch's permutations, crops and flips, above all
+        loaded, _ = self.took(self.load, steps)
+        trained, losses = self.took(e.run_epoch, steps)
+        evaluation, _ = self.took(self.evaluate, losses)
         e.epoch -= 1
+        augment, step = (loaded - draws) / (steps - 1), (trained - loaded) / steps
         epoch = e.pixels.n // e.configs[0].batch_size * (augment + step) + draws + evaluation
         return {
             "sec_per_run_epoch": epoch / len(e.configs), "step_ms": step * 1e3, "augment_ms": augment * 1e3,
             "eval_s": evaluation, "draws_s": draws,
         }  # fmt: skip
+
+    def load(self, steps):
+        e = self.ensemble
+        if e.workers > 1:
+            e.side_by_side(lambda m, x, y: y, steps)
+        else:
+            list(y for _, y in islice(e.batches(), steps))
 
     def evaluate(self, losses):
         e = self.ensemble
@@ -104,16 +106,16 @@ def measure(spec):
     kib = 1 if sys.platform == "darwin" else 1024
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
-    floor = Floor(Ensemble(configs, pixels))
+    floor = Floor(Ensemble(configs, pixels), ours.ensemble.workers)
     floor.time(max(1, spec["warmup"] // 2))
     turn = [Timed(Ensemble([c], pixels, fused=fused), device) for c in configs[:3]] if members > 1 else []
-    for one in turn:
+    for one in [ours, *turn]:  # once all are built, since each new one makes torch.compile forget those before
         one.round(spec["warmup"])
     rounds = []
     for _ in range(spec["repeats"]):
         row = ours.round(steps) | floor.time(steps)
         if turn:
-            row["serial_s"] = statistics.mean(one.round(-(-steps // len(turn)))["sec_per_run_epoch"] for one in turn)
+            row["serial_s"] = statistics.mean(one.round(max(2, steps // len(turn)))["sec_per_run_epoch"] for one in turn)
         rounds.append(row)
     middle = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "gemm_ms_by_kind"}
     kinds = {k: statistics.median(r["gemm_ms_by_kind"][k] for r in rounds) for k in rounds[0]["gemm_ms_by_kind"]}

@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import warnings
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -26,6 +27,17 @@ def prepare():
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, at its largest
+
+
+@contextmanager
+def threads(count):
+    """This process on so many threads for each product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def by_onednn(f):

@@ -1,9 +1,13 @@
 """The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
 
 import math
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from itertools import islice
+from queue import Empty, PriorityQueue
 
 import torch
 from torch.func import grad, vmap
@@ -11,7 +15,7 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
-from .execution import by_onednn, compiled, prepare, replayed, takes_onednn
+from .execution import by_onednn, compiled, prepare, replayed, takes_onednn, threads
 from .exploit import exploit
 from .methods import METHODS
 from .models import MODELS
@@ -54,8 +58,8 @@ class Ensemble:
 
     driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
     them (for GPUs, where the step becomes a CUDA graph); None chooses by device. fused: torch.compile the gradient, which takes
-    half a minute once and a quarter to two thirds off every step after it, and take its products from the library that is
-    faster for large ones.
+    half a minute once and a quarter to two thirds off every step after it, take its products from the library that is faster
+    for large ones, and train the members of a loop side by side, on a thread each where there are no more threads than members.
     """
 
     def __init__(self, configs, pixels: Pixels, upstreams=None, driver=None, fused=False):
@@ -65,8 +69,6 @@ class Ensemble:
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
         self.onednn = takes_onednn(self.configs[0].precision, self.device, fused)
         self.gradient = self._gradient()
-        side_by_side = fused and self.driver == "loop" and noise(self.method, configs[0], 1, torch.Generator())
-        self.pool = ThreadPoolExecutor(torch.get_num_threads()) if side_by_side and len(configs) > 1 else None
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
@@ -97,6 +99,8 @@ class Ensemble:
         self.leaves = [{k: self.params[k][m] for k in self.trained} for m in members]
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
         self.phase = None
+        side_by_side = self.fused and self.driver == "loop" and self.device.type == "cpu"
+        self.workers = min(len(members), torch.get_num_threads()) if side_by_side else 1
 
     def member(self, m):
         """(params, state) of member m as views, detached."""
@@ -127,7 +131,7 @@ class Ensemble:
 
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
-        drawn = self.noises(x.shape[1])
+        drawn = [self.noise(m, x.shape[1]) for m in range(len(self.configs))]
         if self.driver == "vmap":
             try:
                 return self.together({"x": x, "y": y} | self._stack(drawn))
@@ -138,14 +142,21 @@ class Ensemble:
                 warnings.warn(f"{told} ({str(e).splitlines()[0]})", stacklevel=2)
                 self.driver = "loop"
                 self.gradient = self._gradient()
-        losses = []
-        for m, leaves in enumerate(self.leaves):
-            state = {k: v[m] for k, v in self.state.items()} | drawn[m]
-            grads, (loss, changed) = self.gradient(leaves, self.fixed[m], state, x[m], y[m])
-            self.descend(m, grads)  # at once, while this member's tensors are in cache
-            self.take(changed, m)
-            losses.append(loss)
-        return torch.stack(losses)
+        return torch.stack([self.advance(m, x[m], y[m], noise) for m, noise in enumerate(drawn)])
+
+    def noise(self, m, batch):
+        """Noise of member m for its next step."""
+        return noise(self.method, self.configs[m], batch, self.generators[m])
+
+    def advance(self, m, x, y, noise):
+        """One update of member m alone, from x (batch, C, H, W), y (batch,) and the step's noise; its CE loss."""
+        with self.compiling:
+            state = {k: v[m] for k, v in self.state.items()} | noise
+            grads, (loss, changed) = self.gradient(self.leaves[m], self.fixed[m], state, x, y)
+            self.compiling = nullcontext()
+        self.descend(m, grads)  # at once, while this member's tensors are in cache
+        self.take(changed, m)
+        return loss
 
     def update(self, inputs):
         """One step of all members, batched. Changes tensors in place alone, as a CUDA graph of it can do no other."""
@@ -164,11 +175,6 @@ class Ensemble:
                 self.state[k][m].copy_(v)
             elif self.configs[0].train_net:
                 self.params[k][m].copy_(v)
-
-    def noises(self, batch):
-        """Noise of every member for one step. A CPU generator draws on one thread, so that long runs draw side by side."""
-        side_by_side = self.pool.map if self.pool else map
-        return list(side_by_side(lambda c, g: noise(self.method, c, batch, g), self.configs, self.generators))
 
     @torch.no_grad()
     def descend(self, m, grads):
@@ -194,28 +200,63 @@ class Ensemble:
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
-    def batches(self):
+    def batches(self, members=slice(None)):
         """(x, y) of each step of this epoch: (member, batch, C, H, W) and (member, batch). A last incomplete batch is dropped."""
-        cfg, pixels = self.configs[0], self.pixels
-        draws = [pixels.draws(c.seed, self.epoch, c.augment) for c in self.configs]
+        cfg, pixels, labels = self.configs[0], self.pixels, self.labels[members]
+        draws = [pixels.draws(c.seed, self.epoch, c.augment) for c in self.configs[members]]
         index, dy, dx, flip = (torch.stack(part).to(self.device) for part in zip(*draws))
-        size, members = min(cfg.batch_size, pixels.n), len(self.configs)
+        size = min(cfg.batch_size, pixels.n)
         for start in range(0, pixels.n - size + 1, size):
             part = (slice(None), slice(start, start + size))
             take = [t[part].reshape(-1) for t in (index, dy, dx, flip)]
             x = pixels.batch(*take[:3], take[3] if cfg.augment else None)
-            yield x.view(members, size, *x.shape[1:]), self.labels.gather(1, index[part])
+            yield x.view(len(draws), size, *x.shape[1:]), labels.gather(1, index[part])
 
-    def run_epoch(self):
-        """Train one epoch; the losses of every step, (steps, member)."""
+    def side_by_side(self, act, steps=None):
+        """act(m, x, y) for each step of an epoch (or the first `steps`) of each member; what it returned, (steps, member).
+
+        The process has `workers` threads for it, each with its share of the cores. One that is free takes the next step of the
+        member that is furthest behind, so that all end together, however many members there are.
+        """
+        found, waiting = [[] for _ in self.configs], PriorityQueue()
+        batches = [islice(self.batches(slice(m, m + 1)), steps) for m in range(len(found))]
+        for m in range(len(found)):
+            waiting.put((0, m))
+
+        def work():
+            torch.set_num_threads(share)
+            torch.set_flush_denormal(True)
+            with suppress(Empty):
+                while True:
+                    done, m = waiting.get_nowait()
+                    for x, y in islice(batches[m], 1):
+                        found[m].append(act(m, x[0], y[0]))
+                        waiting.put((done + 1, m))
+
+        share = torch.get_num_threads() // self.workers
+        with threads(share), ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for worker in [pool.submit(work) for _ in range(self.workers)]:
+                    worker.result()
+            except BaseException:
+                batches[:] = [iter(())] * len(found)  # else the others would go on to the end of the epoch
+                raise
+        return torch.stack([torch.stack(steps) for steps in found], 1)
+
+    def run_epoch(self, steps=None):
+        """Train one epoch, or its first `steps` steps; the losses of every step, (steps, member)."""
         self._begin_epoch()
         before = torch.get_rng_state()
-        losses = [self.step(x, y) for x, y in self.batches()]
+        if self.workers > 1:
+            train = by_onednn(self.side_by_side) if self.onednn else self.side_by_side
+            losses = train(lambda m, x, y: self.advance(m, x, y, self.noise(m, len(y))), steps)
+        else:
+            losses = torch.stack([self.step(x, y) for x, y in islice(self.batches(), steps)])
         if not torch.equal(before, torch.get_rng_state()):
             told = f"method {self.configs[0].method!r} draws from torch's global generator, so that runs depend on one another"
             warnings.warn(f"{told}; name what it draws in `noise`", stacklevel=2)
         self.epoch += 1
-        return torch.stack(losses)
+        return losses
 
     # -- measurements ---------------------------------------------------------------------------------------------------
 
@@ -245,6 +286,7 @@ class Ensemble:
         if self.phase != (phase := (names, self.method.hears, self.method.fits)):  # else the steps are those of before
             self.phase, self.learning = phase, [self._learning(m, member) for m, member in enumerate(names)]
             self.together = replayed(self.update) if self.device.type == "cuda" else self.update
+            self.compiling = threading.Lock()  # one thread compiles the steps of this phase, and the others wait for it
 
     def _learning(self, m, names):
         """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether it does), learning rate."""

@@ -45,7 +45,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "optimizer-lost": (TRAINING, 'f"opt/{k}/{name}": v[m] for', 'f"opt/{k}/{name}": v[m].clone() for', "test_runs.py"),
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
     "progress-early": ("runs.py", "bar.update(len(group) - len(busy))", "bar.update(len(wanted) - bar.n)", "test_engines.py"),
-    "shared-noise": (TRAINING, "self.configs, self.generators))", "self.configs, self.generators[:1] * 99))", "test_credit.py"),
+    "shared-noise": (TRAINING, "batch, self.generators[m])", "batch, self.generators[0])", "test_credit.py"),
     "edited-rule": ("runs.py", "and then != now", "and then == now",
                     "test_cli.py::test_an_edited_rule_is_noticed"),
     "checkpoint-edited": ("runs.py", "kept = [None]  # half", "pass  # half",

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from faeval_core.execution import threads
 from faeval_core.training import Ensemble
 
 HERE = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -70,17 +72,17 @@ def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, pre
     credit = {"dfa": (depth + 1) * head, "fa": depth * block // 2 + head}
     floor = load("floor").Floor(Ensemble([cfg, cfg.with_(seed=2)], pixels))
     with FlopCounterMode(display=False) as counted:
-        for _, call in filter(None, floor.calls):
+        for _, call in chain(*floor.calls):
             call()
     assert counted.get_total_flops() == 2 * 2 * (layers + credit.get(method, 0))
-    assert sum(call is None for call in floor.calls) == 2
+    assert len(floor.calls) == 2
 
 
 @pytest.mark.parametrize("precision, rounds, taken", [("fp32", True, False), ("fp32", False, True), ("bf16", True, True)])
 def test_the_floor_takes_its_products_where_a_long_run_does(load, pixels, monkeypatch, precision, rounds, taken):
     monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     floor, seen = load("floor").Floor(Ensemble([tiny("dfa", precision=precision)], pixels)), []
-    floor.calls.insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))
+    floor.calls[0].insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))
     floor.time(2)
     assert len(seen) == 4 and {p == "bf16" for p in seen} == {taken}
 
@@ -92,14 +94,17 @@ def test_a_product_of_the_same_values_counts_once(load, pixels):
         ensemble.step(*next(ensemble.batches()))
     floor = load("floor").Floor(ensemble)
     with FlopCounterMode(display=False) as counted:
-        for _, call in filter(None, floor.calls):
+        for _, call in chain(*floor.calls):
             call()
     assert 0.8 * done.get_total_flops() < counted.get_total_flops() < done.get_total_flops()
 
 
-def test_the_passes_over_the_state_keep_it_finite(load, pixels):
-    floor = load("floor").Floor(Ensemble([tiny("dfa")], pixels))
-    found = floor.time(3)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_passes_over_the_state_keep_it_finite(load, pixels, workers):
+    floor = load("floor").Floor(Ensemble([tiny("dfa", seed=s) for s in range(3)], pixels), workers)
+    with threads(workers):
+        found = floor.time(3)
+        assert torch.get_num_threads() == workers
     assert found["floor_ms"] == pytest.approx(found["gemm_ms"] + found["state_ms"])
     assert found["gemm_ms"] == pytest.approx(sum(found["gemm_ms_by_kind"].values()))
-    assert all(torch.isfinite(t).all() for t in floor.state[0])
+    assert all(torch.isfinite(t).all() for state in floor.state for t in state)

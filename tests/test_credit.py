@@ -11,6 +11,7 @@ from test_methods import exact_gradient, forward, gap, gradient
 from faeval_core import METHODS, RunConfig, data
 from faeval_core.config import stream
 from faeval_core.diagnostics import gamma, gradients
+from faeval_core.execution import threads
 from faeval_core.training import Ensemble, build, initial
 
 
@@ -400,13 +401,21 @@ def test_bad_options_are_refused_before_training(name, options, message):
         tiny(name, options=options)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, fused):
-    """Also where members draw side by side, in every step."""
-    cfg = tiny("cb")
-    one, many = Ensemble([cfg], pixels), Ensemble([*(cfg.with_(seed=s) for s in range(7, 12)), cfg], pixels, fused=fused)
-    assert (many.pool is not None) == fused
-    for _ in range(3):
-        [alone], [*others, last] = ([drawn["bridge.1"] for drawn in e.noises(8)] for e in (one, many))
-        assert torch.equal(alone, last) and not any(torch.equal(alone, other) for other in others)
-    assert stream(1, "noise", 0).initial_seed() == one.generators[0].initial_seed()
+@pytest.mark.parametrize("cores", [1, 2])
+def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, monkeypatch, cores):
+    """Also where members train side by side."""
+    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+
+    def drawn(seeds):
+        ensemble = Ensemble([tiny("cb", seed=s) for s in seeds], pixels, fused=True)
+        real, seen = ensemble.gradient, {id(leaves): [] for leaves in ensemble.leaves}
+        ensemble.gradient = lambda p, fixed, s, *xy: seen[id(p)].append(s["bridge.1"]) or real(p, fixed, s, *xy)
+        ensemble.run_epoch()
+        assert ensemble.workers == min(cores, len(seeds))
+        assert ensemble.generators[-1].initial_seed() == stream(1, "noise", 0).initial_seed()
+        return [torch.stack(steps) for steps in seen.values()]
+
+    with threads(cores):
+        [alone], [*others, last] = drawn([1]), drawn([7, 8, 9, 1])
+    assert torch.equal(alone, last) and not any((alone == other).any() for other in others)
+    assert len({step.sum().item() for step in alone}) == len(alone)

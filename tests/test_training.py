@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from faeval_core import METHODS, LocalMethod, data
-from faeval_core.execution import EAGER, by_onednn, onednn_rounds, prepare, replayed
+from faeval_core.execution import EAGER, by_onednn, onednn_rounds, prepare, replayed, threads
 from faeval_core.training import Ensemble, build, initial
 
 SOLO = [  # what may differ inside one ensemble
@@ -182,6 +184,66 @@ def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels):
     assert all(apart(alone[0], other) > 1e-3 for other in alone[1:])  # each of the differing values has an effect
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+
+
+@pytest.mark.parametrize("members", [2, 3, 4])
+def test_members_side_by_side_train_as_each_does_alone(pixels, uncompiled, members):
+    """To the bit, two of them at a time on a thread each, with every loss in its place."""
+    with threads(2):
+        ensemble = Ensemble(SOLO[:members], pixels, fused=True)
+        losses = [ensemble.run_epoch() for _ in range(2)]
+    assert ensemble.workers == 2 and torch.get_num_threads() == 1
+    for m, cfg in enumerate(SOLO[:members]):
+        alone = Ensemble([cfg], pixels, fused=True)
+        assert all(torch.equal(alone.run_epoch()[:, 0], epoch[:, m]) for epoch in losses)
+        assert all(torch.equal(v, alone.views(0)[k]) for k, v in ensemble.views(m).items())
+    ensemble.keep([1])
+    assert ensemble.workers == 1
+
+
+def test_members_side_by_side_run_at_once_but_for_the_step_that_compiles(pixels, uncompiled):
+    with threads(2):
+        ensemble, inside, most = Ensemble(SOLO[:3], pixels, fused=True), [], []
+        real = ensemble.gradient
+
+        def gradient(*args):
+            inside.append(threading.get_ident())
+            time.sleep(0.01)
+            most.append(len(inside))
+            inside.pop()
+            return real(*args)
+
+        ensemble.gradient = gradient
+        ensemble.run_epoch(4)
+    assert len(most) == 12 and most[0] == 1 and max(most) == 2
+
+
+def test_a_member_side_by_side_that_fails_stops_the_others(pixels, uncompiled):
+    """The error is the member's own, before the others' epoch has ended, and the threads are as they were."""
+    with threads(2):
+        ensemble, begun = Ensemble(SOLO, pixels, fused=True), []
+
+        def gradient(leaves, *args):
+            begun.append(leaves)
+            time.sleep(0.01)
+            raise ZeroDivisionError("of the method")
+
+        ensemble.gradient = gradient
+        with pytest.raises(ZeroDivisionError, match="of the method"):
+            ensemble.run_epoch()
+        assert torch.get_num_threads() == 2 and len(begun) < 4 * 10
+
+
+def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels, uncompiled):
+    for cores in (1, 2):
+        with threads(cores):
+            few, all_of_them = (Ensemble(SOLO[:2], pixels, fused=True).run_epoch(steps) for steps in (3, None))
+        assert torch.equal(few, all_of_them[:3]) and len(all_of_them) == 10
+
+
 PLAIN_EP = {"ep": {"options": {"beta": 1.0}}}  # at its default of 1/128 the contrast amplifies rounding by as much
 
 
@@ -210,14 +272,16 @@ def test_members_of_mixed_values_equal_their_solo_runs(pixels, method, values):
 
 
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("driver, changes", [
-    ("loop", {"method": "dfa"}), ("vmap", {"method": "dfa"}),
-    ("loop", {"method": "cb", "options": {"wr": 0.5}, "optimizer": "sgd", "lr": 0.01}),  # Adam amplifies its rounding
+@pytest.mark.parametrize("cores, driver, changes", [
+    (1, "loop", {"method": "dfa"}), (2, "loop", {"method": "dfa"}), (1, "vmap", {"method": "dfa"}),
+    (2, "loop", {"method": "cb", "options": {"wr": 0.5}, "optimizer": "sgd", "lr": 0.01}),  # Adam amplifies its rounding
 ])  # fmt: skip
-def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, driver, changes, recwarn):
-    """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own."""
-    configs = [tiny(seed=s, **changes) for s in (1, 2)]
-    for a, b in zip(trained(configs, pixels, driver=driver, fused=True), trained(configs, pixels)):
+def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, cores, driver, changes, recwarn):
+    """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own; side by side where there are cores."""
+    configs = [tiny(seed=s, **changes) for s in (1, 2, 3)]
+    with threads(cores):
+        found = trained(configs, pixels, driver=driver, fused=True)
+    for a, b in zip(found, trained(configs, pixels)):
         assert apart(a, b) < 1e-4 and not all(torch.equal(a[k], b[k]) for k in b)
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
 

@@ -86,7 +86,10 @@ class Model:
     def linear(self, p, name, x):
         """x W^T + b; where p has `name.feedback`, errors travel back through that matrix instead of W."""
         if f"{name}.feedback" not in p:
-            return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+            w = p[f"{name}.weight"]
+            if torch.is_autocast_enabled(w.device.type):  # else W^T is cast, whose gradient torch.compile turns over twice
+                w = w.to(torch.get_autocast_dtype(w.device.type))
+            return F.linear(x, w, p[f"{name}.bias"])
         return through(lambda w, v: F.linear(v, w), p, name, x) + p[f"{name}.bias"]
 
     def layer_norm(self, p, name, h):
