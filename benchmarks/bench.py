@@ -1,8 +1,7 @@
 """Speed and memory of faeval on this machine, in one run: `python benchmarks/bench.py` (`--quick` for a smoke test).
 
-Measured on two CPU cores (results.json): three DFA runs together take 3.0 s per run-epoch, the plain script takes 18.5 s; a step
-takes 1.2 times its floor, FA's and EP's 1.3 to 1.4 times, the State Bridge's and the vector field's 1.5 to 1.6 times, the Credit
-Bridge's 1.7 times. On a quieter host they took 2.3 and 11.8 s, and the Credit Bridge 2.0 times its floor.
+Measured on two CPU cores (results.json): three DFA runs together take 1.7 s per run-epoch, the plain script takes 9.0 s; a step
+takes 1.2 times its floor, the State Bridge's 1.3, the vector field's 1.4 and the Credit Bridge's 1.5 times.
 
 What it measures: seconds per run-epoch of ensembles (rows.py) against a plain PyTorch script (plain.py: torch's default AdamW,
 one per block, at its best worker count; a row of its own says what the fused AdamW makes of it), against members trained one

@@ -6,9 +6,8 @@ The products are recorded from a step as it runs; one that multiplies the same v
 They are repeated in their order, every one on operands of its own, and the state pass follows each member's products: a full
 step's worth of memory passes through the caches between two uses of an operand, as in training, so that they do not flatter the
 floor. Results go to buffers that all reuse. Bandwidth is the better of a copy (one float read, one written) and an in-place sum
-(two read, one written). Members that train side by side have their products and passes timed so, too: on `workers` threads, each
-with its share of the cores, whose mean is the time of a step. On CUDA the products are captured as one graph, and timed as a
-whole.
+(two read, one written). Members that train side by side have their products and passes timed so, too: the time of a step is the
+mean of `workers` threads. On CUDA the products are captured as one graph, and timed as a whole.
 """
 
 import hashlib
@@ -69,7 +68,7 @@ class Floor:
         self.onednn = takes_onednn(ensemble.configs[0].precision, self.device, fused=True)
         self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
         self.workers, self.scratch, self.graphs = workers, defaultdict(dict), {}
-        self.pool = ThreadPoolExecutor(workers)
+        self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         self.calls = [[(self.kind(*pair), self.product(*pair)) for pair in member] for member in recorder.calls[:-1]]
         self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
 
@@ -109,13 +108,12 @@ class Floor:
         }  # fmt: skip
 
     def time_cpu(self, steps):
-        share, waiting, clock = torch.get_num_threads() // self.workers, SimpleQueue(), time.perf_counter
+        waiting, clock = SimpleQueue(), time.perf_counter
         for name in PASSES * steps:  # either pass in turn, so that each is seen `steps` times
             for m, calls in enumerate(self.calls):
                 waiting.put([*calls, (name, partial(getattr(self, name), m))])
 
         def work():
-            torch.set_num_threads(share)
             spent = defaultdict(float)
             with suppress(Empty):
                 while True:
@@ -125,11 +123,14 @@ class Floor:
                         spent[name] += (clock() - start) / self.workers
             return spent
 
+        def side_by_side():
+            with threads(1):
+                return [worker.result() for worker in [self.pool.submit(work) for _ in range(self.workers)]]
+
         totals = defaultdict(float)
-        with threads(share):
-            for worker in [self.pool.submit(work) for _ in range(self.workers)]:
-                for name, seconds in worker.result().items():
-                    totals[name] += seconds / (1 if name in PASSES else len(PASSES))
+        for spent in side_by_side() if self.workers > 1 else [work()]:
+            for name, seconds in spent.items():
+                totals[name] += seconds / (1 if name in PASSES else len(PASSES))
         return totals
 
     def time_cuda(self, steps):

@@ -1,8 +1,8 @@
 """Cost of a DFA run against members, width, depth and batch, with its floor: `python benchmarks/scaling.py`.
 
-Measured on two CPU cores (scaling.json): 1.7 s with two blocks, 4.4 s with twelve; 0.8 s at width 64, where two fifths are the
-floor, 16.5 s at 1024, where nine tenths are; each of twelve members costs a tenth more than one
-alone; a batch of 32 costs twice one of 128.
+Measured on two CPU cores (scaling.json): 1.1 s with two blocks, 3.5 s with twelve; 0.5 s at width 64, where half is the floor,
+11.5 s at 1024, where nine tenths are; each of twelve members costs a fifth less than one alone; a batch of 32 costs twice one
+of 128.
 
 What it measures: for the size of the audit, with one of the four changed at a time, seconds per run-epoch of 50,000 images, with
 augmentation and evaluation, and the floor of the training steps alone (floor.py), each in a fresh process (rows.py). It writes

@@ -59,9 +59,12 @@ def takes_onednn(precision, device, fused) -> bool:
 
 
 def compiled(f):
-    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs)."""
+    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs).
+
+    Its wrapper, too, is in C++, and leaves Python to the other threads while it runs.
+    """
     torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
-    found = torch.compile(f, dynamic=False)
+    found = torch.compile(f, dynamic=False, options={"cpp_wrapper": True})
 
     def call(*args):
         nonlocal found

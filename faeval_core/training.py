@@ -59,7 +59,7 @@ class Ensemble:
     driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
     them (for GPUs, where the step becomes a CUDA graph); None chooses by device. fused: torch.compile the gradient, which takes
     half a minute once and a quarter to two thirds off every step after it, take its products from the library that is faster
-    for large ones, and train the members of a loop side by side, on a thread each where there are no more threads than members.
+    for large ones, and train the members of a loop side by side, on a thread each, unless there are two threads or more for each.
     """
 
     def __init__(self, configs, pixels: Pixels, upstreams=None, driver=None, fused=False):
@@ -100,7 +100,8 @@ class Ensemble:
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
         self.phase = None
         side_by_side = self.fused and self.driver == "loop" and self.device.type == "cpu"
-        self.workers = min(len(members), torch.get_num_threads()) if side_by_side else 1
+        cores = torch.get_num_threads() if side_by_side else 1
+        self.workers = min(len(members), cores) if cores < 2 * len(members) else 1  # no more teams of threads than one
 
     def member(self, m):
         """(params, state) of member m as views, detached."""
@@ -215,8 +216,8 @@ class Ensemble:
     def side_by_side(self, act, steps=None):
         """act(m, x, y) for each step of an epoch (or the first `steps`) of each member; what it returned, (steps, member).
 
-        The process has `workers` threads for it, each with its share of the cores. One that is free takes the next step of the
-        member that is furthest behind, so that all end together, however many members there are.
+        There are `workers` threads for it. One that is free takes the next step of the member that is furthest behind, so that
+        all end together, however many members there are.
         """
         found, waiting = [[] for _ in self.configs], PriorityQueue()
         batches = [islice(self.batches(slice(m, m + 1)), steps) for m in range(len(found))]
@@ -224,7 +225,7 @@ class Ensemble:
             waiting.put((0, m))
 
         def work():
-            torch.set_num_threads(share)
+            torch.set_num_threads(1)
             torch.set_flush_denormal(True)
             with suppress(Empty):
                 while True:
@@ -233,8 +234,7 @@ class Ensemble:
                         found[m].append(act(m, x[0], y[0]))
                         waiting.put((done + 1, m))
 
-        share = torch.get_num_threads() // self.workers
-        with threads(share), ThreadPoolExecutor(self.workers) as pool:
+        with threads(1), ThreadPoolExecutor(self.workers) as pool:
             try:
                 for worker in [pool.submit(work) for _ in range(self.workers)]:
                     worker.result()

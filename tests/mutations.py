@@ -19,6 +19,7 @@ METHODS = "test_methods.py"
 SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
 RECORDED = "test_training.py::test_a_recorded_step_hears_all_that_changes_between_steps"
 COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
+SIDE = "test_training.py::test_members_side_by_side_run_at_once_but_for_the_step_that_compiles"
 
 MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
     "credit-sign": (BASE, "loss + self.push(", "loss - self.push(", METHODS),
@@ -80,6 +81,8 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),
     "exploit-clamp": ("exploit.py", "g.clamp(-CLAMP, CLAMP) if clamp else g", "g", "test_exploit.py"),
     "frozen-drifts": (TRAINING, "elif self.configs[0].train_net:", "else:", "test_models.py"),
+    "compiled-by-all": (TRAINING, "self.compiling = threading.Lock()", "self.compiling = nullcontext()", SIDE),
+    "one-runs-ahead": (TRAINING, "waiting.put((done + 1, m))", "waiting.put((0, m))", SIDE),
     "counted-for-all": (TRAINING, "self.steps[m] += moving", "self.steps += moving", COMPANY),
     "clip-amplifies": (TRAINING, ".clamp(max=1)", "", SCRIPT),
     "lead-sign": ("tables.py", "pair[0] - pair[1]", "pair[1] - pair[0]",
