@@ -21,7 +21,7 @@ from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
-CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size on two quiet cores (README)
+CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size on two cores, of AMD or Intel (benchmarks/README.md)
 FUSE_SECONDS = 60  # runs that would take longer (by that figure) have their gradient compiled
 SIZES = {"digits": (64, 1437), "fashionmnist": (784, 60000)}  # features and images where they are not CIFAR's
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
@@ -249,6 +249,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
             "package": __version__, "method_version": METHODS[c.method].version, **noted,
             "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
+            "side_by_side": ensemble.workers,
             "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
             "seconds": round(result["seconds"], 1), "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }  # fmt: skip
@@ -281,7 +282,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
 def cost_seconds(cfg: RunConfig, records) -> float:
     """Estimated seconds of a run on this machine, from `records` of its shape or else by weights × images.
 
-    Methods are scaled by their `cost`; the constant is that of a CPU with two cores (benchmarks/results.json).
+    Methods are scaled by their `cost`; the constant is that of a CPU with two cores.
     """
 
     def work(c):  # relative to an epoch of DFA in the audit

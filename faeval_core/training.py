@@ -4,7 +4,7 @@ import math
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from itertools import islice
 from queue import Empty, PriorityQueue
@@ -236,7 +236,7 @@ class Ensemble:
 
         with threads(1), ThreadPoolExecutor(self.workers) as pool:
             try:
-                for worker in [pool.submit(work) for _ in range(self.workers)]:
+                for worker in as_completed([pool.submit(work) for _ in range(self.workers)]):
                     worker.result()
             except BaseException:
                 batches[:] = [iter(())] * len(found)  # else the others would go on to the end of the epoch

@@ -228,15 +228,19 @@ def test_a_member_side_by_side_that_fails_stops_the_others(pixels, uncompiled):
     with threads(2):
         ensemble, begun = Ensemble(SOLO, pixels, fused=True), []
 
+        real = ensemble.gradient
+
         def gradient(leaves, *args):
             begun.append(leaves)
             time.sleep(0.01)
-            raise ZeroDivisionError("of the method")
+            if leaves is ensemble.leaves[2]:
+                raise ZeroDivisionError("of the method")
+            return real(leaves, *args)
 
         ensemble.gradient = gradient
         with pytest.raises(ZeroDivisionError, match="of the method"):
             ensemble.run_epoch()
-        assert torch.get_num_threads() == 2 and len(begun) < 4 * 10
+        assert torch.get_num_threads() == 2 and 2 < len(begun) < 12  # of 31, were the others to end their epoch
 
 
 def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels, uncompiled):
