@@ -34,9 +34,10 @@ QUICK = {"width": 16, "depth": 2, "batch": 8, "images": 256, "tests": 128, "warm
 METHODS = ("dfa", "fa", "bp", "frozen")  # which the plain script has, too
 LEARNED = ("ep", "sb", "cb", "vec", "local")
 FUSED, PLAIN, BF16 = {}, {"fused": False}, {"precision": "bf16"}
-ROWS = [(m, n, FUSED) for m in METHODS for n in (3, 1)] + [(m, 3, FUSED) for m in LEARNED] + [("dfa", 16, FUSED)]
-ROWS += [("dfa", 3, PLAIN), ("dfa", 3, BF16), ("fa", 3, BF16)]
-CUDA_ROWS = [("dfa", 64, FUSED), ("dfa", 3, {"graph": False})]  # and what the CUDA graph is worth
+ROWS = [(m, n, FUSED) for n in (3, 1, 16) for m in METHODS + LEARNED]
+ROWS += [("dfa", 64, FUSED), ("dfa", 3, PLAIN), ("dfa", 3, BF16), ("fa", 3, BF16)]
+CUDA_ROWS = [(m, 64, FUSED) for m in METHODS[1:] + LEARNED]  # more than a CPU is given together (runs.MAX_MEMBERS)
+CUDA_ROWS += [("dfa", 3, {"graph": False})]  # and what the CUDA graph is worth
 KEYS = (
     "name", "method", "members", "precision", "sec_per_run_epoch", "ratio_plain", "ratio_serial", "ratio_floor", "peak_mb",
     "machine",
@@ -127,7 +128,8 @@ def main(argv=None):
         print(f"plain {method}: {plains[method]['sec_per_run_epoch']:.2f} s per run-epoch", file=sys.stderr)
     tuned = [] if a.quick or not plains else [plain_row(next(iter(plains)), spec, workers, "fused")]
     for method, members, how in wanted:
-        fewer = spec | {"repeats": min(3, spec["repeats"])} if members > 3 or method in LEARNED else spec
+        repeats = 2 if members > 3 else 3 if method in LEARNED else spec["repeats"]
+        fewer = spec | {"repeats": min(repeats, spec["repeats"])}
         try:
             rows.append(ensemble_row(method, members, how, fewer, plains.get(method, {}).get("sec_per_run_epoch")))
         except RuntimeError as e:  # the rows that are measured already are worth more than a clean stop
