@@ -15,9 +15,9 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
-from queue import Empty, SimpleQueue
+from itertools import chain, pairwise
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -108,29 +108,21 @@ class Floor:
         }  # fmt: skip
 
     def time_cpu(self, steps):
-        waiting, clock = SimpleQueue(), time.perf_counter
-        for name in PASSES * steps:  # either pass in turn, so that each is seen `steps` times
-            for m, calls in enumerate(self.calls):
-                waiting.put([*calls, (name, partial(getattr(self, name), m))])
+        together, totals, clock = self.workers > 1, defaultdict(float), time.perf_counter
 
-        def work():
-            spent = defaultdict(float)
-            with suppress(Empty):
-                while True:
-                    for name, call in waiting.get_nowait():
-                        start = clock()
-                        call()
-                        spent[name] += (clock() - start) / self.workers
-            return spent
+        def spent(calls):
+            marks = [clock()]
+            for _, call in calls:
+                call()
+                marks.append(clock())
+            return [(name, b - a) for (name, _), (a, b) in zip(calls, pairwise(marks))]
 
-        def side_by_side():
-            with threads(1):
-                return [worker.result() for worker in [self.pool.submit(work) for _ in range(self.workers)]]
-
-        totals = defaultdict(float)
-        for spent in side_by_side() if self.workers > 1 else [work()]:
-            for name, seconds in spent.items():
-                totals[name] += seconds / (1 if name in PASSES else len(PASSES))
+        every = [  # either pass in turn, so that each is seen `steps` times
+            [*calls, (name, partial(getattr(self, name), m))] for name in PASSES * steps for m, calls in enumerate(self.calls)
+        ]
+        with threads(1) if together else nullcontext():
+            for name, seconds in chain.from_iterable((self.pool.map if together else map)(spent, every)):
+                totals[name] += seconds / self.workers / (1 if name in PASSES else len(PASSES))
         return totals
 
     def time_cuda(self, steps):

@@ -238,9 +238,8 @@ class Ensemble:
             try:
                 for worker in as_completed([pool.submit(work) for _ in range(self.workers)]):
                     worker.result()
-            except BaseException:
-                batches[:] = [iter(())] * len(found)  # else the others would go on to the end of the epoch
-                raise
+            finally:
+                batches[:] = [iter(())] * len(found)  # where one has failed, else the others would go on to the epoch's end
         return torch.stack([torch.stack(steps) for steps in found], 1)
 
     def run_epoch(self, steps=None):
