@@ -182,7 +182,10 @@ class LocalMethod(Method):
         logits = model.readout(p, hs[-1])
         loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
-        credit = [level.detach() for level in self.credit(fixed, s, hs, logits.detach(), y)]
+        opened = fixed | {k: v for k, v in p.items() if k.startswith("aux.")}
+        shared = self.common(opened, s, hs, logits.detach(), y) if self.fits else {}
+        credit = self.credit(fixed, s | {k: v.detach() for k, v in shared.items()}, hs, logits.detach(), y)
+        credit = [level.detach() for level in credit]
         found, wanted = ([tuple(t.shape) for t in tensors] for tensors in (credit, hs))
         if found != wanted:
             told = f"credit of method {self.name!r} is of shapes {found}"
@@ -195,10 +198,16 @@ class LocalMethod(Method):
             heard = credit[1 if self.cfg.embedding == "shared" else 0]
             scalar = scalar + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
         if self.fits:
-            opened = {k: v for k, v in p.items() if k.startswith("aux.")}
-            auxiliary, moved = self.auxiliary({**fixed, **opened}, s, hs, logits.detach(), y)
+            auxiliary, moved = self.auxiliary(opened, s | shared, hs, logits.detach(), y)
             scalar, changed = scalar + auxiliary, changed | moved
         return scalar, (loss.detach(), changed)
+
+    def common(self, p, s, hs, logits, y):
+        """Tensors by name that `credit` and `auxiliary` of one training step both need, and then find in s: made once for both.
+
+        p is that of `auxiliary`; for `credit` they are detached. Elsewhere, as in a diagnosis, `credit` makes them itself.
+        """
+        return {}
 
     def auxiliary(self, p, s, hs, logits, y):
         """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached."""

@@ -119,8 +119,12 @@ class Learned(DFA):
     def credit(self, p, s, hs, logits, y):
         if not self.hears:
             return self.direct(s, logits, y)
+        return self.blended(s, self.learned(p, s, hs, logits, y), logits, y)
+
+    def blended(self, s, fields, logits, y):
+        """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit."""
         blended = []
-        for w, aux, dfa in zip(s["blend"], self.learned(p, s, hs, logits, y), self.direct(s, logits, y)):
+        for w, aux, dfa in zip(s["blend"], fields, self.direct(s, logits, y)):
             if self.cfg.options["mix"] == "unit":
                 aux, dfa = normalise(aux, "sample_rms"), normalise(dfa, "sample_rms")
             elif self.cfg.options["mix"] == "dfa":

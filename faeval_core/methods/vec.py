@@ -6,12 +6,19 @@ from .base import AUDIT, rms, unit
 from .learned import TINY, Learned
 
 
+def norm(v):
+    """Norms of directions (M, batch, …), in a shape that divides them."""
+    return v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
+
+
 class VectorField(Learned):
-    """a_l = a_φ(h_l, t_l, s), in units of the batch's RMS of δ_L.
+    """a_l = a_φ(h_l, t_l, s).
 
     Per level and step, M random unit directions v: <a, v> is fitted to the loss's central difference along v through the true
-    remaining blocks, step ε = fd_step·‖h_l‖ (one_sided: forward difference), squared error over the batch's mean squared
-    difference. tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖² (0: noTerm; of no effect under the control targets).
+    remaining blocks (one_sided: forward difference). step: 'relative', ε = fd_step·‖h_l‖, or 'absolute', ε = fd_step.
+    units: 'delta_L', where a_φ is in units of the batch's RMS of δ_L and its squared errors are over the batch's mean squared
+    difference, or 'own', where a_φ and its errors are taken as they are.
+    tw weighs ‖a_L - δ_L‖², over the batch's mean ‖δ_L‖² in units of δ_L (0: noTerm; of no effect under the control targets).
     target: 'fd', or controls: 'shuffled' over the batch, 'zero', 'random' (fresh numbers of the differences' RMS).
     inputs: 'full', or 'time' (no state, no code), or 'constant' (no time either).
     source: 'net', or 'level' (one learned vector per level), 'gaussian' (fresh noise at DFA's RMS), or 'scaled_dfa' (DFA's
@@ -22,6 +29,7 @@ class VectorField(Learned):
     cost = 5.5
     options = Learned.options | {
         "M": 4, "fd_step": 0.01, "one_sided": False, "tw": 1.0, "target": "fd", "inputs": "full", "source": "net",
+        "step": "relative", "units": "delta_L",
     }  # fmt: skip
     member_options = (*Learned.member_options, "tw", "fd_step")
     gates = ("tw",)
@@ -29,6 +37,8 @@ class VectorField(Learned):
         "target": ("fd", "shuffled", "zero", "random"),
         "inputs": ("full", "time", "constant"),
         "source": ("net", "level", "gaussian", "scaled_dfa"),
+        "step": ("relative", "absolute"),
+        "units": ("delta_L", "own"),
     }
 
     @classmethod
@@ -60,9 +70,13 @@ class VectorField(Learned):
         return shapes
 
     def learned(self, p, s, hs, logits, y):
+        if "field.0" in s:
+            return [s[f"field.{l}"] for l in range(len(hs))]
         if self.cfg.options["source"] == "gaussian":
             return [s[f"gaussian.{l}"] * rms(a) for l, a in enumerate(self.direct(s, logits, y))]
-        scale, inputs = self.terminal(p, hs, y).square().mean().sqrt(), self.cfg.options["inputs"]
+        inputs, scale = self.cfg.options["inputs"], 1.0
+        if self.cfg.options["units"] == "delta_L":
+            scale = self.terminal(p, hs, y).square().mean().sqrt()
         if self.cfg.options["source"] == "level":
             raw = [p[f"aux.level{l}"].expand(len(y), -1) for l in range(len(hs))]
         else:
@@ -71,33 +85,45 @@ class VectorField(Learned):
             raw = self.net(p, seen, code if inputs == "full" else torch.zeros_like(code), timed=inputs != "constant")
         return [scale * a.view_as(h) for a, h in zip(raw, hs)]
 
-    def credit(self, p, s, hs, logits, y):
-        blended = super().credit(p, s, hs, logits, y)
+    def blended(self, s, fields, logits, y):
+        blended = super().blended(s, fields, logits, y)
         if self.cfg.options["source"] != "scaled_dfa":
             return blended
         return [unit(dfa) * rms(a) for a, dfa in zip(blended, self.direct(s, logits, y))]
 
     def slopes(self, p, hs, y, directions, step):
-        """Per level: unit directions v (M, batch, …) and the loss's finite differences along them over ε, (M, batch)."""
-        found = []
-        for l, (h, v) in enumerate(zip(hs, directions)):
-            v = v / v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
-            eps = step * h.square().sum(tuple(range(1, h.ndim)), keepdim=True).sqrt()
-            up = self.moved_losses(p, h + eps * v, y, l)
-            one = self.cfg.options["one_sided"]
-            down = self.moved_losses(p, h[None], y, l) if one else self.moved_losses(p, h - eps * v, y, l)
-            found.append((v, (up - down) / (eps.flatten() * (1 if one else 2))))
-        return found
+        """Per level: unit directions v (M, batch, …) and the loss's finite differences along them over ε, (M, batch).
 
-    def moved_losses(self, p, states, y, level):
-        """Losses, (copies, batch), of copies of a batch of states at a level."""
-        return self.tail_losses(p, states.flatten(0, 1), y.repeat(len(states)), level).view(len(states), -1)
+        Displaced copies of all levels pass through a block together.
+        """
+        one, moved, found = self.cfg.options["one_sided"], None, []
+        for l, (h, v) in enumerate(zip(hs, directions)):
+            v = v / norm(v)
+            size = h.square().sum(tuple(range(1, h.ndim)), keepdim=True).sqrt()
+            eps = step * (size if self.cfg.options["step"] == "relative" else torch.ones_like(size))
+            found.append((v, eps.flatten() * (1 if one else 2)))
+            copies = [h + eps * v] if one else [h + eps * v, h - eps * v]
+            moved = torch.cat([c.flatten(0, 1) for c in copies] + ([] if moved is None else [moved]))
+            if l < self.model.depth:
+                moved = self.model.add(moved, self.model.block(p, l, moved, {}))
+        losses = self.model.losses(self.model.readout(p, moved), y.repeat(len(moved) // len(y))).view(-1, len(y))
+        sides = losses.view(len(hs), 1 if one else 2, -1, len(y)).flip(0).unbind(1)  # (level, M, batch), up and down
+        base = self.model.losses(self.model.readout(p, hs[-1]), y) if one else sides[1]
+        return [(v, change / over) for (v, over), change in zip(found, sides[0] - base)]
+
+    def common(self, p, s, hs, logits, y):
+        if not self.hears or self.cfg.options["source"] == "gaussian":
+            return {}
+        return {f"field.{l}": a for l, a in enumerate(self.learned(p, s, hs, logits, y))}
 
     def auxiliary(self, p, s, hs, logits, y):
         if self.cfg.options["source"] == "gaussian":
             return 0.0, {}
-        fields, scalar, target = self.learned(p, s, hs, logits, y), 0.0, self.cfg.options["target"]
+        fields = self.learned(p, s, hs, logits, y)
+        scalar, target, own = 0.0, self.cfg.options["target"], self.cfg.options["units"] == "own"
         directions = [s[f"direction.{l}"] for l in range(len(hs))]
+        if own and target == "zero":  # no difference of the loss enters
+            return sum((a * v / norm(v)).sum(tuple(range(2, v.ndim))).square().mean() for a, v in zip(fields, directions)), {}
         for l, (a, (v, slope)) in enumerate(zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))):
             scale, slope = slope.square().mean().detach().clamp_min(TINY), slope.detach()
             if target == "shuffled":
@@ -105,8 +131,9 @@ class VectorField(Learned):
             elif target != "fd":
                 slope = s[f"target.{l}"] * scale.sqrt() if target == "random" else torch.zeros_like(slope)
             told = (a * v).sum(tuple(range(2, v.ndim)))
-            scalar = scalar + (told - slope).square().mean() / scale
+            scalar = scalar + (told - slope).square().mean() / (1.0 if own else scale)
         if self.cfg.options["tw"] > 0 and target == "fd":
             exact = self.terminal(p, hs, y)
-            scalar = scalar + s["tw"] * (fields[-1] - exact).square().sum() / exact.square().sum().clamp_min(TINY)
+            error = (fields[-1] - exact).square().sum()
+            scalar = scalar + s["tw"] * error / (len(y) if own else exact.square().sum().clamp_min(TINY))
         return scalar, {}
