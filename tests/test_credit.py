@@ -140,6 +140,51 @@ def test_vector_fields_slopes_in_every_direction_are_the_bp_gradient(batch):
         assert errors[1] < (1e-5 if order == 2 else 5e-3) and math.log10(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
 
 
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize("step", ["relative", "absolute"])
+def test_vector_fields_slopes_by_hand(batch, step, one_sided):
+    """One displaced state at a time through the blocks above it, over twice (or once) its step."""
+    options = {"step": step, "one_sided": one_sided, "M": 3}
+    method, _, p, s, hs, *_ = shallow("vec", batch, options=options)
+    y = batch[1]
+    found = method.slopes(p, hs, y, [s[f"direction.{l}"] for l in range(len(hs))], 0.02)
+    for l, (h, (v, slope)) in enumerate(zip(hs, found)):
+        eps = 0.02 * (h.norm(dim=1, keepdim=True) if step == "relative" else torch.ones(len(h), 1))
+        low, down = (0.0, 1) if one_sided else (1.0, 2)
+        for m in range(3):
+            change = method.tail_losses(p, h + eps * v[m], y, l) - method.tail_losses(p, h - low * eps * v[m], y, l)
+            torch.testing.assert_close(v[m].norm(dim=1), torch.ones(len(h), dtype=h.dtype))
+            torch.testing.assert_close(slope[m], change / (down * eps[:, 0]), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("target", ["fd", "zero"])
+def test_a_field_in_units_of_its_own_fits_plain_squared_errors(batch, target):
+    """Mean squared errors of <a, v>, and of a_L against δ_L; nothing is divided by the size of what is fitted."""
+    options = {"units": "own", "target": target, "tw": 0.5}
+    method, _, p, s, hs, logits, exact = shallow("vec", batch, options=options)
+    y, fields = batch[1], method.learned(p, s, hs, logits, batch[1])
+    expected = 0.5 * F.mse_loss(fields[-1], exact[-1]) if target == "fd" else 0.0
+    for a, (v, slope) in zip(fields, method.slopes(p, hs, y, [s[f"direction.{l}"] for l in range(len(hs))], s["fd_step"])):
+        expected = expected + F.mse_loss(torch.einsum("bd,mbd->mb", a, v), slope if target == "fd" else 0 * slope)
+    torch.testing.assert_close(method.auxiliary(p, s, hs, logits, y)[0], expected)
+    halved = {k: v / 2 if k.startswith("aux.out") else v for k, v in p.items()}
+    for a, b in zip(fields, method.learned(halved, s, hs, logits, y)):
+        torch.testing.assert_close(a / 2, b)  # what the net writes is the credit
+
+
+def test_what_credit_and_fit_share_is_made_once_a_step(batch, monkeypatch):
+    method, model, p, s = member(tiny("vec", options={"alpha": 0.5, "mix": "unit"}))
+    net, made = type(method).net, []
+    monkeypatch.setattr(type(method), "net", lambda *a, **k: made.append(1) or net(*a, **k))
+    once = gradient(method, p, s, *batch)
+    assert len(made) == 1
+    monkeypatch.setattr(method, "common", lambda *a: {})
+    twice = gradient(method, p, s, *batch)
+    assert len(made) == 3
+    for k in once:
+        torch.testing.assert_close(once[k], twice[k], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("target", ["fd", "shuffled", "zero"])
 def test_vector_fields_loss_vanishes_at_its_own_target(batch, target, monkeypatch):
     """The exact gradient fits the differences and zero the zero target; the other does not, and neither fits shuffled ones."""

@@ -18,7 +18,8 @@ class VectorField(Learned):
     remaining blocks (one_sided: forward difference). step: 'relative', ε = fd_step·‖h_l‖, or 'absolute', ε = fd_step.
     units: 'delta_L', where a_φ is in units of the batch's RMS of δ_L and its squared errors are over the batch's mean squared
     difference, or 'own', where a_φ and its errors are taken as they are.
-    tw weighs ‖a_L - δ_L‖², over the batch's mean ‖δ_L‖² in units of δ_L (0: noTerm; of no effect under the control targets).
+    tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖², or in units of its own the mean squared error over batch and features
+    (0: noTerm; of no effect under the control targets).
     target: 'fd', or controls: 'shuffled' over the batch, 'zero', 'random' (fresh numbers of the differences' RMS).
     inputs: 'full', or 'time' (no state, no code), or 'constant' (no time either).
     source: 'net', or 'level' (one learned vector per level), 'gaussian' (fresh noise at DFA's RMS), or 'scaled_dfa' (DFA's
@@ -134,6 +135,7 @@ class VectorField(Learned):
             scalar = scalar + (told - slope).square().mean() / (1.0 if own else scale)
         if self.cfg.options["tw"] > 0 and target == "fd":
             exact = self.terminal(p, hs, y)
-            error = (fields[-1] - exact).square().sum()
-            scalar = scalar + s["tw"] * error / (len(y) if own else exact.square().sum().clamp_min(TINY))
+            error = (fields[-1] - exact).square()
+            error = error.mean() if own else error.sum() / exact.square().sum().clamp_min(TINY)
+            scalar = scalar + s["tw"] * error
         return scalar, {}
