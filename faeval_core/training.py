@@ -18,6 +18,7 @@ from .data import Pixels
 from .execution import by_onednn, compiled, prepare, replayed, takes_onednn, threads
 from .exploit import exploit
 from .methods import METHODS
+from .methods.base import unit
 from .models import MODELS
 
 EVAL_CHUNK, EPS_ADAM = 2000, 1e-8
@@ -308,6 +309,14 @@ class Ensemble:
     def norms(self, m):
         return diagnostics.norms(self.method, self.member(m)[0], *self.probe("test"))
 
+    def auxiliary_directions(self, m):
+        """Mean over the probe of the unit vectors of the auxiliary's credit, per level, or None for a method without one."""
+        (p, s), (x, y) = self.member(m), self.probe("test")
+        hs = self.model.states(p, self.model.embed(p, x))
+        s = s | noise(self.method, self.configs[m], len(y), self._generator(self.configs[m], "noise.trace"))
+        aux = self.method.parts(p, s, hs, self.model.readout(p, hs[-1]), y).get("aux")
+        return aux and [unit(a).flatten(1).mean(0) / a[0].numel() ** 0.5 for a in aux]
+
     def diagnose(self, m):
         cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
         fits, self.method.fits = self.method.fits, False  # none of this is about how an auxiliary net learns
@@ -398,6 +407,7 @@ def train(ensemble: Ensemble, progress, last):
             row = {"train_loss": losses[:, m].contiguous().mean().item(), "test_acc": ensemble.accuracy(m), **norms}
             for k in CURVES:
                 result["curves"][k].append(row[k])
+            trace_auxiliary(ensemble, m, result)
             if ensemble.epoch in (*cfg.diagnose, cfg.epochs):
                 result["diagnostics"][str(ensemble.epoch)] = ensemble.diagnose(m)
         if diverged:
@@ -406,6 +416,23 @@ def train(ensemble: Ensemble, progress, last):
         for result in progress:
             result["seconds"] += (time.perf_counter() - started) / members
         yield diverged
+
+
+def trace_auxiliary(ensemble, m, result):
+    """Note how an auxiliary net's credit points on the probe after an epoch, where the method has one.
+
+    Curves per level: `aux_coherence`, the length of the mean over the batch of its unit vectors (1: the same direction for
+    every sample), and `aux_turn`, the cosine of that mean with the one an epoch before (None in the first epoch, or of zeros).
+    """
+    means = ensemble.auxiliary_directions(m)
+    if means is None:
+        return
+    before = result.get("aux_directions") or [torch.zeros_like(mean).tolist() for mean in means]
+    turns = [diagnostics.cosine(mean, torch.tensor(old)).item() for mean, old in zip(means, before)]
+    curves = result["curves"]
+    curves.setdefault("aux_coherence", []).append([mean.norm().item() for mean in means])
+    curves.setdefault("aux_turn", []).append([None if math.isnan(turn) else turn for turn in turns])
+    result["aux_directions"] = [mean.tolist() for mean in means]
 
 
 def fresh_progress():
