@@ -189,6 +189,7 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     }  # fmt: skip
     for (name, credit), found in zip(parts.items(), rhos[1:]):
         out |= {f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)], f"rho_{name}": found}
+    out |= method.measured(p, s, hs, gs, y, generator)
     zero = "is exactly zero for every sample"
     reasons = {
         "gamma": f"credit or gradient {zero}", "gamma_block": f"credit or gradient {zero}, or the two levels differ in size",

@@ -157,6 +157,19 @@ def test_vector_fields_slopes_by_hand(batch, step, one_sided):
             torch.testing.assert_close(slope[m], change / (down * eps[:, 0]), rtol=1e-7, atol=1e-9)
 
 
+def test_finite_differences_are_told_from_rounding(batch):
+    """In float32 a step of 1e-3 on a stream of 1e6 changes nothing; one of a hundredth of the stream gives the derivative."""
+    found = {}
+    for step, size in (("relative", 0.01), ("absolute", 1e-3)):
+        method, model, p, s, *_ = shallow("vec", batch, options={"step": step, "fd_step": size})
+        p = {k: v.float() for k, v in model.rescaled(p, 1e6).items()}
+        hs, _, gs = gradients(method, p, batch[0].float(), batch[1])
+        found[step] = method.measured(p, s, hs, gs, batch[1], stream(0, "fd"))
+    assert found["relative"]["fd_zero"] == [0.0] * len(hs) and min(found["relative"]["fd_corr"]) > 0.999
+    assert min(found["absolute"]["fd_zero"]) > 0.3
+    assert all(c is None or abs(c) < 0.5 for c in found["absolute"]["fd_corr"])
+
+
 @pytest.mark.parametrize("target", ["fd", "zero"])
 def test_a_field_in_units_of_its_own_fits_plain_squared_errors(batch, target):
     """Mean squared errors of <a, v>, and of a_L against δ_L; nothing is divided by the size of what is fitted."""

@@ -128,6 +128,10 @@ class Method:
         """Other credits that the diagnostics set beside the method's own, by name."""
         return {}
 
+    def measured(self, p, s, hs, gs, y, generator) -> dict:
+        """Diagnostics of the method's own, per level, from the states hs and gradients gs of the probe."""
+        return {}
+
     def forward(self, p, s, x, changed, local=False):
         """(h_0, block outputs f_0..f_{L-1}, states h_0..h_L) of a training batch; local: every state is cut from the graph."""
         model, h0 = self.model, self.model.embed(p, x, changed)

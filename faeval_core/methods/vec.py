@@ -112,6 +112,24 @@ class VectorField(Learned):
         base = self.model.losses(self.model.readout(p, hs[-1]), y) if one else sides[1]
         return [(v, change / over) for (v, over), change in zip(found, sides[0] - base)]
 
+    def measured(self, p, s, hs, gs, y, generator):
+        """How good the finite differences are in the net's own precision, per level: `fd_zero`, the share of them that is
+        exactly zero, and `fd_corr`, their correlation over samples and directions with the exact directional derivatives."""
+        if self.cfg.options["source"] == "gaussian":
+            return {}
+        shapes = [(self.cfg.options["M"], *h.shape) for h in hs]
+        directions = [torch.randn(n, generator=generator, device=generator.device).to(h) for n, h in zip(shapes, hs)]
+        found = {"fd_zero": [], "fd_corr": []}
+        for g, (v, slope) in zip(gs, self.slopes(p, hs, y, directions, s["fd_step"])):
+            exact = (v * g).flatten(2).sum(-1)
+            pair = torch.stack([slope, exact]).flatten(1).double()
+            pair = pair / pair.abs().amax(1, keepdim=True).clamp_min(TINY)
+            centred = pair - pair.mean(1, keepdim=True)
+            corr = (centred[0] @ centred[1] / (centred[0].norm() * centred[1].norm())).item()
+            found["fd_zero"].append((slope == 0).double().mean().item())
+            found["fd_corr"].append(corr if corr == corr else None)
+        return found
+
     def common(self, p, s, hs, logits, y):
         if not self.hears or self.cfg.options["source"] == "gaussian":
             return {}
