@@ -22,8 +22,8 @@ from statistics import fmean
 import torch
 
 from faeval_core.config import CHOICES, RunConfig
+from faeval_core.costs import cost_flops
 from faeval_core.files import publish_json, studies
-from faeval_core.runs import cost_seconds
 from faeval_core.store import Store
 
 HERE = Path(__file__).resolve().parent
@@ -94,7 +94,7 @@ def cost_model(rows):
     rate = {r["method"]: r["sec_per_run_epoch"] for r in rows if r["name"] == f"faeval {r['method']} x3"}
     listed = {row["id"]: row["config"] for study in studies(RESULTS).values() for row in study["runs"]}
     configs = [RunConfig.from_dict(c) for c in listed.values() if c["method"] in CHOICES["method"]]
-    unit, size = cost_seconds(RunConfig("dfa", epochs=1), ()), (100, 256, 4, "resmlp")
+    unit, size = cost_flops(RunConfig("dfa", epochs=1)), (100, 256, 4, "resmlp")
     took = defaultdict(list)
     for r in Store(RESULTS).all():
         if (r.config.epochs, r.config.width, r.config.depth, r.config.model) == size:
@@ -103,7 +103,7 @@ def cost_model(rows):
         "table1_predicted_h": 300 * sum(rate[m] for m in TABLE1) / 3600,
         "table1_recorded_h": 3 * sum(fmean(took[m]) for m in TABLE1) / 3600 if all(map(took.get, TABLE1)) else None,
         "paper_runs": len(configs),
-        "paper_predicted_h": sum(cost_seconds(c, ()) for c in configs) / unit * rate["dfa"] / 3600,
+        "paper_predicted_h": sum(map(cost_flops, configs)) / unit * rate["dfa"] / 3600,
         "machine": rows[0]["machine"],
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from . import data, runs
+from . import costs, data, runs
 from .config import CHOICES, RunConfig, check_known
 from .engines import ENGINES, opened
 from .files import studies
@@ -167,13 +167,16 @@ def status(args) -> None:
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
     progress = {p.stem: kept[1]["epoch"] for p in checkpoints if (kept := store.load_tensors(p, only_meta=True))}
 
+    rate = costs.flops_per_second(records.values())
+
     def standing(row):  # (status, seconds left)
+        seconds = row["flops"] / rate
         if row["config"]["method"] not in CHOICES["method"]:  # a rule of the user's own that is not registered here
-            return row["status"], row["cost_seconds"]
+            return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
         if c.id in records:
             return records[c.id].status, 0
-        return "not run", runs.cost_seconds(c, records.values()) * (1 - progress.get(c.id, 0) / c.epochs)
+        return "not run", (seconds or costs.cost_flops(c) / rate) * (1 - progress.get(c.id, 0) / c.epochs)
 
     listed = {name: study["runs"] for name, study in studies(store.root).items()}
     kinds = ("complete", "diverged", "not run")

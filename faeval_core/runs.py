@@ -2,28 +2,24 @@
 
 import os
 import platform
-import statistics
 import sys
 import time
 import warnings
 from concurrent.futures import BrokenExecutor, as_completed
 from contextlib import ExitStack
-from operator import attrgetter
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, data, synthetic
+from . import __version__, data
 from .config import RunConfig
+from .costs import cost_flops, cpu_model
 from .methods import METHODS, source
-from .methods.base import AUDIT
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
-CPU_SECONDS_PER_EPOCH = 2.4  # of one member of the audit's size on two cores, of AMD or Intel (benchmarks/README.md)
-FUSE_SECONDS = 60  # runs that would take longer (by that figure) have their gradient compiled
-SIZES = {"digits": (64, 1437), "fashionmnist": (784, 60000)}  # features and images where they are not CIFAR's
+FUSE_FLOPS = 8e12  # runs of more have their gradient compiled: about a minute on two cores
 MAX_MEMBERS = {"cpu": 12, "cuda": 64}
 
 
@@ -143,7 +139,7 @@ def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
     for c, epochs in wanted.items():
         kept = store.load_tensors(store.checkpoint_path(c), only_meta=True)
         groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, store.get(c) is None), []).append(c)
-    costs = {c: cost_seconds(c, ()) for c in wanted}
+    costs = {c: cost_flops(c) for c in wanted}
     share = sum(costs.values()) / workers
     sizes = {key: most if workers == 1 else max(1, min(most, int(share / costs[group[0]]))) for key, group in groups.items()}
     found = [group[i : i + sizes[key]] for key, group in sorted(groups.items()) for i in range(0, len(group), sizes[key])]
@@ -227,7 +223,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
     noted = {"method_source": made_by} if made_by else {}
     wanted = {*wanted, epochs}
-    fused = pixels.device.type == "cpu" and cost_seconds(configs[0], ()) > FUSE_SECONDS  # on CUDA, steps are recorded
+    fused = pixels.device.type == "cpu" and cost_flops(configs[0]) > FUSE_FLOPS  # on CUDA, steps are recorded
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
@@ -247,7 +243,7 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
         provenance = {
             "package": __version__, "method_version": METHODS[c.method].version, **noted,
-            "dataset_fingerprint": pixels.data.fingerprint, "device": device, "torch": torch.__version__,
+            "dataset_fingerprint": pixels.data.fingerprint, "device": device, "cpu": cpu_model(), "torch": torch.__version__,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "side_by_side": ensemble.workers,
             "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
@@ -274,25 +270,3 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
                     put(c, result | {"status": "complete"})
             saved = time.monotonic() if due else saved
     ensemble.together = None  # which refers to the ensemble, whose memory would else wait for the collector
-
-
-# -- what a run costs ---------------------------------------------------------------------------------------------------
-
-
-def cost_seconds(cfg: RunConfig, records) -> float:
-    """Estimated seconds of a run on this machine, from `records` of its shape or else by weights × images.
-
-    Methods are scaled by their `cost`; the constant is that of a CPU with two cores.
-    """
-
-    def work(c):  # relative to an epoch of DFA in the audit
-        small, method = c.dataset.endswith("-small"), METHODS[c.method]
-        made = (c.width, synthetic.TRAIN // (10 if small else 1)) if synthetic.is_synthetic(c.dataset) else (3072, 50000)
-        features, images = SIZES.get(c.dataset, made)
-        net = features * c.width + 2 * c.depth * c.width**2
-        return images * (net + (method.cost - 1) * method.beside(c, net)) / (50000 * AUDIT)
-
-    shape = attrgetter("dataset", "model", "width", "depth")
-    like = [r for r in records if shape(r.config) == shape(cfg) and r.curves["test_acc"]]
-    rates = [r.provenance["seconds"] / len(r.curves["test_acc"]) / work(r.config) for r in like]
-    return cfg.epochs * work(cfg) * (statistics.median(rates) if rates else CPU_SECONDS_PER_EPOCH)

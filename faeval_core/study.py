@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import figures, runs, stats, tables
+from . import costs, figures, runs, stats, tables
 from .config import RunConfig
 from .files import publish_json
 from .store import Store, rounded
@@ -31,6 +31,7 @@ class Study:
         self.rows, self.claims, self.compared, self.outputs = {}, [], [], []
         self.paper = {}  # macro name -> text, for the paper
         self.store = Store(self.results)
+        self.known = {}  # the records found, by id
         figures.use_style()
 
     def run(self, arms: dict) -> dict:
@@ -41,11 +42,12 @@ class Study:
         flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
         records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
+        self.known |= known
         for c, label in flat:
             status = known[c.id].status if c.id in known else "not run"
-            cost = 0.0 if c.id in known else round(runs.cost_seconds(c, known.values()))
+            cost = 0.0 if c.id in known else costs.cost_flops(c)
             labels = [*(self.rows[c.id]["label"].split(" = ") if c.id in self.rows else ()), label]
-            told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "cost_seconds": cost}
+            told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "flops": cost}
             self.rows[c.id] = {"id": c.id, **told, "config": c.to_dict()}
         return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
 
@@ -59,7 +61,8 @@ class Study:
             groups = ([" ".join(r["label"].split()[:word]) for r in rows] for rows in (self.rows.values(), lacking))
             runs_of, missing = map(Counter, groups)
             labels = "; ".join(k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items())
-            told += f"; not run: {labels} (about {sum(r['cost_seconds'] for r in lacking) / 3600:.1f} hours)"
+            seconds = sum(r["flops"] for r in lacking) / costs.flops_per_second(self.known.values())
+            told += f"; not run: {labels} (about {seconds / 3600:.1f} hours here)"
         return told
 
     def claim(self, name: str, statement: str, values, unit=None, **bound) -> str:

@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 
 def study_file(store, notebook, configs):
-    rows = [{"id": c.id, "label": c.method, "status": "not run", "cost_seconds": 9, "config": c.to_dict()} for c in configs]
+    rows = [{"id": c.id, "label": c.method, "status": "not run", "flops": 9e9, "config": c.to_dict()} for c in configs]
     publish_json(store.root / "studies" / f"{notebook}.json", {"notebook": notebook, "runs": rows, "outputs": []})
 
 

@@ -14,8 +14,9 @@ from conftest import tiny
 from test_store import PROCESSES
 
 from faeval_core import METHODS, Store, run, runs
+from faeval_core.costs import cost_flops
 from faeval_core.engines import opened
-from faeval_core.runs import RunsFailed, cost_seconds, plan
+from faeval_core.runs import RunsFailed, plan
 from faeval_core.training import Ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore:run .* is being trained by another process")
@@ -185,7 +186,7 @@ def test_ensembles_are_packed_so_that_workers_finish_together(store):
     wanted = dict.fromkeys(configs, ())
     assert [len(group) for group in plan(wanted, store, 12)] == [4, 4] and len(plan(wanted, store, 3)) == 4
     groups = plan(wanted, store, 12, workers=2)
-    costs = [sum(cost_seconds(c, ()) for c in group) for group in groups]
+    costs = [sum(map(cost_flops, group)) for group in groups]
     assert costs == sorted(costs, reverse=True) and sum(map(len, groups)) == 8
     assert max(costs) <= sum(costs) / 2 and groups[0][0].method == "cb"
 

@@ -7,7 +7,6 @@ import torch
 from conftest import tiny
 
 from faeval_core import RunConfig, Store, run, runs
-from faeval_core.methods import METHODS
 from faeval_core.training import Ensemble
 
 
@@ -171,25 +170,3 @@ def test_a_run_in_which_nothing_learns_still_measures(store):
 def test_an_upstream_run_is_of_the_same_images():
     with pytest.raises(ValueError, match="upstream.*digits|digits.*upstream"):
         RunConfig("fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1)
-
-
-def test_what_a_run_costs_goes_with_its_work():
-    """By multiply-adds of an image forward: those of the net for DFA, and of its own net for a learned method."""
-    audit = runs.cost_seconds(RunConfig("dfa", epochs=1), ())
-    assert audit == runs.CPU_SECONDS_PER_EPOCH
-    small = RunConfig("dfa", "digits", width=32, depth=3, epochs=4, augment=False)
-    weights = (64 * 32 + 2 * 3 * 32**2) / (3072 * 256 + 8 * 256**2)
-    assert runs.cost_seconds(small, ()) == pytest.approx(4 * audit * weights * 1437 / 50000)
-    for method in ("sb", "cb", "vec", "fa", "ep"):
-        assert runs.cost_seconds(RunConfig(method, epochs=1), ()) == pytest.approx(METHODS[method].cost * audit)
-    bridge, field = RunConfig("cb", epochs=1), RunConfig("vec", epochs=1)
-    wide, many = bridge.with_(options={"hidden": 512}), field.with_(options={"M": 8})
-    extra = METHODS["cb"].cost - 1
-    assert runs.cost_seconds(wide, ()) == pytest.approx(audit * (1 + extra * 512 * (256 + 512) / (2 * 256**2)))
-    assert runs.cost_seconds(many, ()) == pytest.approx(audit * (1 + (METHODS["vec"].cost - 1) * 1.6))
-    for source, part in (("gaussian", 0), ("level", 0.6), ("scaled_dfa", 1)):
-        vec = RunConfig("vec", epochs=1, options={"source": source})
-        assert runs.cost_seconds(vec, ()) == pytest.approx(audit * (1 + (METHODS["vec"].cost - 1) * part))
-    student = RunConfig("dfa", "teacher-a1.0-L4", model="studentnet", width=128, epochs=1, augment=False)
-    tenth = student.with_(dataset="teacher-a1.0-L4-small")
-    assert runs.cost_seconds(tenth, ()) == pytest.approx(runs.cost_seconds(student, ()) / 10)

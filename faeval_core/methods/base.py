@@ -10,8 +10,6 @@ import copy
 import torch
 import torch.nn.functional as F
 
-AUDIT = 3072 * 256 + 8 * 256**2  # multiply-adds of an image forward at the audit's size, which `Method.cost` is of
-
 
 def inner(u, v):
     """Sum of elementwise products of two tensors of one shape, in the wider of their types (autocast leaves some in bfloat16)."""
@@ -66,7 +64,6 @@ class Method:
     options: dict = {}  # option -> default, which says its type; numbers are at least 0, or at least a default below 0
     member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
     gates: tuple = ()  # those of them whose zero switches a term off
-    cost = 1.0  # of an epoch, relative to DFA's at the audit's size (rounded from `make bench` on quiet cores)
     hears = fits = True  # set by the engine where no member hears the auxiliary net in this epoch, or none fits it
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
 
@@ -77,11 +74,6 @@ class Method:
     @classmethod
     def check(cls, cfg):
         """Raise ValueError for a config that this method cannot train."""
-
-    @classmethod
-    def beside(cls, cfg, net):
-        """What the part of `cost` above 1 goes with, in multiply-adds of an image: by default those of the net, forward."""
-        return net
 
     def init_params(self, cfg, generator) -> dict[str, torch.Tensor]:
         """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that `auxiliary` adds."""

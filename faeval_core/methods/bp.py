@@ -45,4 +45,3 @@ class Frozen(BlocksAtInit, BP):
     """The baseline that depth has to beat: blocks at init; embedding and readout by BP through them."""
 
     name = "frozen"
-    cost = 0.8

@@ -16,7 +16,6 @@ class CreditBridge(Learned):
     """
 
     name = "cb"
-    cost = 5.2
     options = Learned.options | {"wr": 0.2, "temperature": 0.1, "K": 8, "noise": 0.1, "ema": 0.995, "tgw": 1.0}
     member_options = (*Learned.member_options, "temperature", "noise", "ema", "tgw")
     gates = ("tgw",)

@@ -44,5 +44,4 @@ class FrozenDFA(BlocksAtInit, DFA):
     """The frozen baseline without any back-propagation: blocks at init, the embedding by DFA's a_0."""
 
     name = "frozen_dfa"
-    cost = 0.8
     stream = "dfa"

@@ -18,7 +18,6 @@ class EP(LocalMethod):
     """
 
     name = "ep"
-    cost = 3.7
     options = {"beta": 1 / 128, "steps": 10, "step": 0.5, "symmetric": False, "relax_h0": True, "double": False}
     member_options = ("beta", "step")
 

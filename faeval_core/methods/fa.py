@@ -45,7 +45,6 @@ class FA(Structured):
     """
 
     name = "fa"
-    cost = 1.1
     options = {"feedback_scale": 1.0, "feedback": "random"}
     member_options = ("feedback_scale",)
 
@@ -76,14 +75,12 @@ class Oracle(Structured):
     """Exact credit in a local method's place: what a local update rule does with it. With the inner product it is BP."""
 
     name = "oracle"
-    cost = 1.5
 
 
 class SignSymmetric(Structured):
     """B = sign(W) times the RMS of W: the transpose's signs, without its magnitudes."""
 
     name = "signsym"
-    cost = 1.8
 
     def feedback(self, p, s):
         return {f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in self.weights(p).items()}
@@ -93,7 +90,6 @@ class KolenPollack(Structured):
     """B starts as a second draw of the model's init and gets W's own updates; weight decay then draws B and W together."""
 
     name = "kp"
-    cost = 1.8
 
     def init_params(self, cfg, generator):
         return {f"aux.{k}": w for k, w in self.weights(self.model.init(generator)).items()}

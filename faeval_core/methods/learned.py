@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import AUDIT, flat_norm, normalise, rms, unit
+from .base import flat_norm, normalise, rms, unit
 from .dfa import DFA
 
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
@@ -50,11 +50,6 @@ class Learned(DFA):
                 raise ValueError(f"option {name} of method {cls.name!r} must {rule}, not {o[name]!r}")
         if o["last"] > cfg.depth or 0 < o["stop"] <= o["start"]:
             raise ValueError(f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}")
-
-    @classmethod
-    def beside(cls, cfg, net):
-        hidden = cfg.options["hidden"]
-        return AUDIT * (cfg.depth + 1) / 5 * hidden * (cfg.width + hidden) / (2 * 256**2)
 
     # -- the net ------------------------------------------------------------------------------------------------------
 

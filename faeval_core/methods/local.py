@@ -10,7 +10,6 @@ class LocalLoss(LocalMethod):
     """a_l = ∇_{h_l} of the loss of a linear classifier on LN(h_l), trained beside the model; every state is one long vector."""
 
     name = "local"
-    cost = 1.1
 
     def init_params(self, cfg, generator):
         new = Init(generator)

@@ -14,7 +14,6 @@ class StateBridge(Learned):
     """
 
     name = "sb"
-    cost = 2.6
     options = Learned.options | {"loss": "nmse", "skip": False}
     choices = Learned.choices | {"loss": ("nmse", "mse")}
 

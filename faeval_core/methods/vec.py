@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import AUDIT, rms, unit
+from .base import rms, unit
 from .learned import TINY, Learned
 
 
@@ -27,7 +27,6 @@ class VectorField(Learned):
     """
 
     name = "vec"
-    cost = 5.5
     options = Learned.options | {
         "M": 4, "fd_step": 0.01, "one_sided": False, "tw": 1.0, "target": "fd", "inputs": "full", "source": "net",
         "step": "relative", "units": "delta_L",
@@ -41,13 +40,6 @@ class VectorField(Learned):
         "step": ("relative", "absolute"),
         "units": ("delta_L", "own"),
     }
-
-    @classmethod
-    def beside(cls, cfg, net):
-        """Three fifths are the loss's differences through the true blocks, two the net, where there is one."""
-        true = AUDIT * cfg.options["M"] / 4 * cfg.depth * (cfg.depth + 1) / 20 * (cfg.width / 256) ** 2
-        of_net, of_true = {"level": (0, 0.6), "gaussian": (0, 0)}.get(cfg.options["source"], (0.4, 0.6))
-        return of_net * super().beside(cfg, net) + of_true * true
 
     def outputs(self):
         return self.model.sizes
