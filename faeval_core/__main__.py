@@ -2,9 +2,11 @@
 
 import argparse
 import ast
+import codecs
 import dataclasses
 import importlib.util
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -15,11 +17,14 @@ from pathlib import Path
 from . import costs, data, runs
 from .config import CHOICES, RunConfig, check_known
 from .engines import ENGINES, opened
-from .files import studies
+from .environment import expanded
+from .files import check_folder, studies
 from .methods import METHODS
 from .store import Store
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
+# What is printed where the terminal cannot show it, as under LC_ALL=C.
+ASCII = {"±": "+-", "×": "x", "‖": "||", "—": "-", "–": "-", "…": "...", "Γ": "Gamma", "ρ": "rho", "δ": "delta", "λ": "lambda"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,6 +119,7 @@ def parser() -> Parser:
 
 
 def reproduce(args) -> int:
+    expanded("~")  # which Jupyter asks for as soon as it is imported
     from .pipeline import reproduce
 
     parameters = dict(args.parameter) | {k: v for k, v in vars(args).items() if k in ("dataset", "device", "train")}
@@ -140,16 +146,22 @@ def configs_of(args, store) -> list[RunConfig]:
     if not given.get("method"):
         raise ValueError(f"run needs --method (one or more of {', '.join(CHOICES['method'])}) or --study")
     methods, seeds = given.pop("method"), given.pop("seed", [42])
+    for name, values in (("method", methods), ("seeds", seeds)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"--{name} names one of {','.join(map(str, values))} twice; each counts once")
     given |= {k: dict(given.get(k, ())) for k in ("options", "model_options")}
     return [RunConfig(method=m, seed=s, **given) for m in methods for s in seeds]
 
 
 def run(args) -> int:
     store = Store(args.results)
+    if "study" in args:
+        check_folder(store.root)
     configs = configs_of(args, store)
     for name in {c.dataset for c in configs if runs.training_allowed() and store.get(c) is None}:
         data.load(name)
     with opened(args.engine, gpu=runs.resolve_device(args.device).type == "cuda") as (executor, workers):
+        note_new(store.root)
         records = runs.run(configs, store, device=args.device, executor=executor, workers=workers)
     rows = [("method", "seed", "status", "accuracy", "||h_L||", "seconds")]
     for c, r in zip(configs, records):
@@ -161,8 +173,15 @@ def run(args) -> int:
     return 1 if None in records else 0
 
 
+def note_new(root: Path) -> None:
+    """Say that records are about to go to a folder that does not exist yet, whose name may be a mistake."""
+    if runs.training_allowed() and not root.is_dir():
+        tell("note", f"there is no folder {str(root)!r} yet; a new store of records begins there")
+
+
 def status(args) -> None:
     store = Store(args.results)
+    check_folder(store.root)
     records = {r.config.id: r for r in store.all()}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
     progress = {p.stem: kept[1]["epoch"] for p in checkpoints if (kept := store.load_tensors(p, only_meta=True))}
@@ -187,8 +206,8 @@ def status(args) -> None:
         table.append((name, len(found), *counts, timedelta(seconds=round(sum(left for _, left in found)))))
     show(table)
     for run_id, epoch in progress.items():
-        with store.lock(run_id, wait=False) as free:
-            print(f"{'interrupted' if free else 'in training'}: {run_id}, checkpoint at epoch {epoch}")
+        standing = {False: "interrupted", True: "in training", None: "interrupted or in training"}[store.is_locked(run_id)]
+        print(f"{standing}: {run_id}, checkpoint at epoch {epoch}")
     unknown = len(store.paths()) - len(store.paths(METHODS))
     print(f"{len(records)} records in {store.root}" + (f", {unknown} of methods that are not known here" if unknown else ""))
 
@@ -199,6 +218,8 @@ def audit(args) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
     given |= {k: dict(given[k]) for k in ("options", "model_options") if k in given}
     data.check_name(given.get("dataset", "digits"), args.results)
+    RunConfig(**{k: v for k, v in given.items() if k in FIELDS})
+    note_new(Path(args.results))
     found = audit(**given)
     print(found.text)
     return 0 if all(found.arms.values()) else 1
@@ -238,9 +259,27 @@ def tell(kind, message) -> int:
     return 2
 
 
+def prepare_streams() -> None:
+    """Let everything be printed: into nothing where a stream is closed, in ASCII where it holds no more."""
+
+    def replacement(error):
+        rest = error.object[error.start : error.end]
+        return "".join(ASCII.get(letter, "?") for letter in rest), error.end
+
+    codecs.register_error("faeval", replacement)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="faeval")
+
+
 def main(argv=None) -> int:
-    """Exit code: 0, 1 where something failed or is not run, 2 for a mistake in what was asked, 130 after Ctrl-C."""
+    """Exit code: 0, 1 where something failed or is not run, 2 for a mistake in what was asked, 130 after Ctrl-C, 141 where
+    nobody reads on (`status | head`)."""
     own = None  # the user's own file
+    prepare_streams()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: tell("warning", message)
         try:
@@ -248,14 +287,20 @@ def main(argv=None) -> int:
             own = str(Path(args.method_file).resolve()) if getattr(args, "method_file", None) else None
             if own:
                 load_methods(own)
-            return args.do(args) or 0
+            code = args.do(args) or 0
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            with suppress(OSError):  # into nothing what is left to flush at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             logging.disable()  # nbclient leaves a task behind, whose complaint says nothing new
             tell("interrupted", "the same command goes on; a run of more than a minute continues from its last checkpoint")
             return 130
         except ModuleNotFoundError as e:
             return tell("error", f"{e}; pip install -r requirements.txt")
-        except (ValueError, OSError, runs.RunsFailed) as e:
+        except (ValueError, OSError, MemoryError, runs.RunsFailed) as e:
             if own in [frame.filename for frame in traceback.extract_tb(e.__traceback__)]:
                 traceback.print_exc()  # a mistake in a rule of the user's own, who needs its place
             return tell("error", e)

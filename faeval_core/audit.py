@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 
 from . import figures, protocol, stats, study, tables
 from .config import RunConfig
-from .files import publish
+from .files import check_writable, publish
 from .methods import METHODS, register
 
 CONVENTION = "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd over seeds (ddof=1)."
@@ -99,6 +99,8 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     default the embedded digits are not augmented. html: where to write the page. Runs
     already in `results` are not trained again. Raises ValueError for unknown names and repeated seeds.
     """
+    if html:
+        check_writable(html)  # rather than find out after all training
     name, seeds = register(method).name if isinstance(method, type) else method, list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"an audit needs one or more seeds, each of them once, not {seeds}")

@@ -17,6 +17,7 @@ import torch
 
 from . import synthetic
 from .config import check_known, stream, suggest
+from .environment import expanded
 from .files import UNREADABLE, digest, publish_tensors, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -34,7 +35,7 @@ class DatasetMissing(FileNotFoundError):
 
 
 def data_home() -> Path:
-    return Path(os.environ.get("FAEVAL_DATA", "~/.cache/faeval")).expanduser()
+    return expanded(os.environ.get("FAEVAL_DATA") or "~/.cache/faeval")
 
 
 @dataclass
@@ -146,7 +147,7 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
     from torchvision.transforms.functional import pil_to_tensor
     from tqdm.auto import tqdm
 
-    source = Path(source).expanduser()
+    source = expanded(source)
     if name in BUILT_IN:
         raise ValueError(f"the name {name!r} belongs to a built-in dataset; choose another")
     if not source.exists() or (source.is_file() and not tarfile.is_tarfile(source)):

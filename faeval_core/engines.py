@@ -1,13 +1,35 @@
-"""Where ensembles train: executors with the interface of concurrent.futures, by name."""
+"""Where ensembles train: executors with the interface of concurrent.futures, by name.
 
+Who can reach what: `serial` and `processes:N` open no port. Schedulers and workers that `dask:N` and `slurm:N` open speak TLS
+alone, and only with those who show the certificate that this run has made for itself: its own processes, and those who read
+the owner's files. `dask:N` listens on the loopback interface, `slurm:N` on those that its jobs come by. No dashboard is opened
+unless the configuration of dask-jobqueue asks for one. A scheduler that runs already (`dask:ADDRESS`) is as its owner opened
+it: without TLS, whoever reaches its port runs code as the owner.
+"""
+
+import copy
+import logging
 import multiprocessing
 import os
+import pickle
+import shlex
+import shutil
 import signal
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
+from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from . import environment
 from .config import check_known
 
 ENGINES = {
@@ -17,10 +39,236 @@ ENGINES = {
     "dask:ADDRESS": "the workers of a Dask scheduler that runs already",
     "slurm:N": "N jobs as dask-jobqueue's own configuration file describes them",
 }
+WAIT = {"dask": 600, "slurm": 86400}  # seconds for a first worker, unless $FAEVAL_WAIT says otherwise
+PACKAGES = "pip install distributed dask-jobqueue cryptography"
 
 
-def _share_cores(workers):
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+class WorkerDied(BrokenExecutor):
+    """A worker process ended in the middle of a task."""
+
+
+def lost(error) -> bool:
+    """Whether an exception says that the worker of a task is gone, rather than what the task itself raised."""
+    killed = type(error).__module__.startswith("distributed") and type(error).__name__ == "KilledWorker"
+    return killed or isinstance(error, BrokenExecutor)
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+class Processes(Executor):
+    """`count` processes of this machine, of `threads` threads each.
+
+    One that ends in the middle of a task fails that task alone, with WorkerDied, and is replaced. All
+    end at once with this process, however that ends, and with `stop`.
+    """
+
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+
+    def __init__(self, count: int, threads: int):
+        self.threads, self.open, self.workers = threads, True, set()
+        self.lock, self.own = threading.Lock(), threading.local()  # own.worker: that of a thread
+        self.pool = ThreadPoolExecutor(count, initializer=_without_ctrl_c)
+
+    def submit(self, fn, /, *args, **kwargs):
+        return self.pool.submit(self._run, fn, args, kwargs)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            self.stop()
+
+    def stop(self):
+        """End all workers, whatever they do, and cancel what is queued."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        with self.lock:
+            self.open = False
+            for process in self.workers:
+                process.kill()
+        self.pool.shutdown()
+
+    def _start(self):
+        here, there = multiprocessing.Pipe()
+        process = self.context.Process(target=_serve, args=(there, self.threads), daemon=True)
+        with self.lock:
+            if not self.open:
+                raise WorkerDied("the engine was closed")
+            process.start()
+            self.workers.add(process)
+        there.close()
+        return process, here
+
+    def _run(self, fn, args, kwargs):
+        """One task in this thread's worker."""
+        task = pickle.dumps((fn, args, kwargs))
+        if getattr(self.own, "worker", None) is None:
+            self.own.worker = self._start()
+        process, pipe = self.own.worker
+        try:
+            pipe.send_bytes(task)
+            while not pipe.poll(1):  # what a worker has started may hold its end open after it
+                if not process.is_alive():
+                    raise EOFError
+            answer = pipe.recv_bytes()
+        except (EOFError, OSError) as e:
+            self.own.worker = None
+            process.join()
+            with self.lock:
+                self.workers.discard(process)
+            raise WorkerDied(f"its process ended {_ending(process.exitcode)}") from e
+        value, error = pickle.loads(answer)
+        if error is not None:
+            raise error
+        return value
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"with exit code {code}"
+    told = f"on signal {signal.Signals(-code).name}"
+    return f"{told}, as where memory runs out" if -code == signal.SIGKILL else told
+
+
+def _without_ctrl_c():
+    """Let processes that this thread starts ignore Ctrl-C, which a terminal sends to all; the parent decides."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # which the first process would start, and then unblock the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _serve(pipe, threads):
+    """Life of a worker: tasks from the pipe, one after another, until its parent closes the pipe or ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a worker that is killed leaves behind
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(_answer(pipe.recv_bytes()))
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _answer(task: bytes) -> bytes:
+    """(value, exception) of a task; what cannot be sent as it is goes as text."""
+    try:
+        fn, args, kwargs = pickle.loads(task)
+        return pickle.dumps((fn(*args, **kwargs), None))
+    except Exception as e:
+        e.add_note("".join(traceback.format_exception(e)))  # of which an exception loses the rest on its way
+        try:
+            answer = pickle.dumps((None, e))
+            pickle.loads(answer)
+            return answer
+        except Exception:
+            return pickle.dumps((None, RuntimeError(f"{type(e).__name__}: {e}")))
+
+
+# -- Dask -----------------------------------------------------------------------------------------
+
+
+def _secured(folder=None):
+    """A Security of a fresh certificate, without which nobody connects; in files of `folder` where it is given."""
+    from distributed.security import Security
+
+    try:
+        made = Security.temporary()
+    except ImportError as e:
+        raise ValueError(f"this engine needs cryptography, for its certificate: {PACKAGES}") from e
+    if folder is None:
+        return made
+    paths = {}
+    for name, text in (("cert", made.tls_scheduler_cert), ("key", made.tls_scheduler_key)):
+        paths[name] = Path(folder, f"{name}.pem")
+        with open(os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(text)
+    roles = {f"tls_{role}_{name}": str(p) for role in ("client", "scheduler", "worker") for name, p in paths.items()}
+    return Security(require_encryption=True, tls_ca_file=str(paths["cert"]), **roles)
+
+
+def _local(stack, count, needs):
+    """A cluster on the loopback interface."""
+    import dask
+    from distributed import LocalCluster
+
+    stack.enter_context(dask.config.set(QUIET))
+    pages = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    shape = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1", "silence_logs": logging.ERROR}
+    cluster = LocalCluster(**shape, protocol="tls://", security=_secured(), **pages, **needs)
+    return stack.enter_context(cluster)
+
+
+def _slurm(stack, count):
+    """A cluster of Slurm's jobs."""
+    import dask
+
+    handler = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed.deploy.spec import ProcessInterface
+
+    signal.signal(signal.SIGINT, handler)  # for which that import sets a silent exit with code 0
+
+    class Job(SLURMJob):
+        refused = []  # what is told of jobs before there is a first worker, for `_wait`
+
+        def __init__(self, *args, security=None, **kwargs):
+            security = copy.copy(security)
+            for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):  # words of a shell script
+                setattr(security, name, shlex.quote(getattr(security, name)))
+            super().__init__(*args, security=security, **kwargs)
+
+        async def start(self):
+            try:
+                await super().start()
+            except Exception as e:
+                if Job.refused is None:  # Dask logs it, and tries again
+                    raise
+                Job.refused.append(str(e))  # as text, since Dask counts jobs by what still refers to them
+                await ProcessInterface.start(self)
+
+
+    told = dask.config.get("jobqueue.slurm")
+    shared = told.get("shared-temp-directory")
+    shared = os.path.expandvars(os.path.expanduser(shared)) if shared else os.getcwd()
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".faeval-slurm-", dir=shared))  # of mode 0700
+    options = told.get("scheduler-options") or {}
+    if "dashboard_address" not in options:
+        stack.enter_context(dask.config.set(QUIET))
+        options = options | {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    security = _secured(folder)
+    cluster = SLURMCluster(
+        job_cls=Job, security=security, protocol="tls://",
+        scheduler_options=options | {"security": security, "protocol": "tls://"},
+        worker_extra_args=["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *(told.get("worker-extra-args") or ())],
+        python=told.get("python") or shlex.quote(sys.executable),
+    )  # fmt: skip
+    stack.enter_context(cluster)
+    cluster.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
+    return cluster
+
+
+# No pages are served, though Dask listens for requests of them, here on the loopback interface.
+QUIET = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+
+
+def _wait(client, name, seconds, refused=()):
+    """Wait for a first worker. Raises OSError where the queue refuses a job, TimeoutError after `seconds`."""
+    until, told = time.monotonic() + seconds, False
+    what = f"engine {name!r} has no worker yet"
+    while True:
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=min(1, max(0.01, until - time.monotonic())))
+            return
+        if refused:
+            raise OSError(f"engine {name!r}: a job could not be submitted: {refused[0]}")
+        if time.monotonic() >= until:
+            raise TimeoutError(f"{what} after {seconds:g} seconds; set FAEVAL_WAIT to wait longer")
+        if not told:
+            warnings.warn(f"{what}; waiting for one, for {seconds:g} seconds at most (FAEVAL_WAIT)", stacklevel=4)
+            told = True
 
 
 @contextmanager
@@ -28,6 +276,7 @@ def opened(name: str, gpu=False):
     """(executor, number of workers) of an engine for `runs.run`: `with opened("processes:2") as (executor, workers)`.
 
     gpu: ask Dask for the resource GPU=1 for each ensemble (workers started with `--resources GPU=1`).
+    Raises ValueError for an engine that is not known or lacks what it needs, OSError where none of its workers comes.
     """
     kind, _, where = name.partition(":")
     check_known("engine", [kind], {e.partition(":")[0] for e in ENGINES}, f"; forms: {', '.join(ENGINES)}")
@@ -37,30 +286,43 @@ def opened(name: str, gpu=False):
         return
     if (local or kind == "slurm") and not count:
         raise ValueError(f"engine {name!r} needs its number of workers: {kind}:2")
-    needs = {"resources": {"GPU": 1}} if gpu else {}
-    with ExitStack() as stack:
-        if kind == "processes":
-            context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-            yield stack.enter_context(ProcessPoolExecutor(count, context, _share_cores, (count,))), count
-            return
+    if kind == "processes":
+        executor = Processes(count, max(1, (os.cpu_count() or 1) // count))
         try:
-            from distributed import Client, LocalCluster
+            yield executor, count
+        finally:
+            executor.stop()
+        return
+    with ExitStack() as stack:
+        yield _dask(stack, name, kind, where, count, {"resources": {"GPU": 1}} if gpu else {})
 
-            if kind == "slurm":
-                handler = signal.getsignal(signal.SIGINT)
-                from dask_jobqueue import SLURMCluster
 
-                signal.signal(signal.SIGINT, handler)  # for which that import sets a silent exit with code 0
+def _dask(stack, name, kind, where, count, needs):
+    """(executor, number of workers) of a Dask scheduler, ours or another's, in `stack`."""
+    try:
+        import dask
+        from distributed import Client
+    except ModuleNotFoundError as e:
+        raise ValueError(f"engine {name!r} needs {e.name}: {PACKAGES}") from e
+    seconds = environment.waiting(WAIT[kind])
+    stack.enter_context(dask.config.set({"distributed.scheduler.no-workers-timeout": f"{max(1, seconds)}s"}))
+    if kind == "slurm":
+        if not shutil.which("sbatch"):
+            raise ValueError(f"engine {name!r} needs Slurm, whose command sbatch is not here; give it on a host of the cluster")
+        try:
+            where = _slurm(stack, count)
         except ModuleNotFoundError as e:
-            raise ValueError(f"engine {name!r} needs {e.name}: pip install distributed dask-jobqueue") from e
-        if kind == "slurm":
-            where = stack.enter_context(SLURMCluster())
-            where.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
-        elif local:
-            where = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, **needs))
-        client = stack.enter_context(Client(where))
-        client.wait_for_workers(1)
-        count = count or len(client.scheduler_info(n_workers=-1)["workers"])  # jobs of a queue have yet to start
-        executor = client.get_executor(pure=False, **needs)
-        stack.callback(executor.shutdown, wait=False)  # after Ctrl-C, do not wait for what is still in a queue
-        yield executor, count
+            raise ValueError(f"engine {name!r} needs {e.name}: {PACKAGES}") from e
+    elif count:
+        where = _local(stack, count, needs)
+    client = stack.enter_context(Client(where))
+    _wait(client, name, seconds, where.job_cls.refused if kind == "slurm" else ())
+    if kind == "slurm":
+        where.job_cls.refused = None
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if needs and not any(w.get("resources", {}).get("GPU") for w in workers):
+        way_out = "start them with --resources GPU=1, or use --device cpu"
+        raise ValueError(f"no worker of engine {name!r} has a GPU to give; {way_out}")
+    executor = client.get_executor(pure=False, **needs)
+    stack.callback(executor.shutdown, wait=False)  # after Ctrl-C, do not wait for what is still in a queue
+    return executor, count or len(workers)  # jobs of a queue have yet to start

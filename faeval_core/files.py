@@ -1,5 +1,7 @@
 """Atomic publication of files: a reader sees the old file or the whole new one, never a part."""
 
+import difflib
+import errno
 import hashlib
 import json
 import os
@@ -11,18 +13,61 @@ from safetensors.torch import save
 
 UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)  # what reading a damaged file may raise
 
+FULL = "make room there; what has been published is whole, and the same command goes on"
+READ_ONLY = "name a folder that you may write to"
+LOCKS = "its file system has no working locks; use one that has, as local disks and most NFS mounts do"
+WAYS_OUT = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
+WAYS_OUT |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), READ_ONLY)
+WAYS_OUT |= dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a file and a folder are in each other's place")
+WAYS_OUT |= dict.fromkeys((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), LOCKS)
+
+
+def explained(error: OSError | NotImplementedError, path) -> OSError:
+    """`error` as an OSError that names the path and, where there is one, the way out."""
+    number = getattr(error, "errno", None) or errno.ENOSYS
+    told = getattr(error, "strerror", None) or str(error)
+    way_out = f"; {WAYS_OUT[number]}" if number in WAYS_OUT else ""
+    return OSError(number, f"{told}{way_out}", str(path))
+
+
+def check_writable(path) -> None:
+    """Raise OSError, naming the way out, where a file `path` could not be published now. Makes its folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise explained(IsADirectoryError(errno.EISDIR, "is a folder"), path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as e:
+        raise explained(e, path) from e
+
+
+def check_folder(path) -> None:
+    """Raise ValueError, with the nearest of its neighbours, where a folder does not exist."""
+    path = Path(path)
+    if path.is_dir():
+        return
+    beside = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+    raise ValueError(f"there is no folder {str(path)!r}{hint}")
+
 
 def publish(path: Path, content: bytes | str) -> Path:
     """Write `content` to `path` by way of a temporary folder beside it, flushed to disk before the rename."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder, path.name)
-        with open(temporary, "wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder, path.name)
+            with open(temporary, "wb") as f:
+                f.write(content.encode() if isinstance(content, str) else content)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+    except OSError as e:
+        raise explained(e, path) from e
     return path
 
 

@@ -5,6 +5,7 @@ as complete when it ran without an error and its last code cell has printed `<st
 """
 
 import ast
+import dataclasses
 import os
 import re
 import sys
@@ -14,11 +15,12 @@ from unittest.mock import patch
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
-from . import __version__, data, latex, tables
-from .config import check_known
-from .files import publish, publish_json
+from . import __version__, data, environment, latex, tables
+from .config import CHOICES, RunConfig, check_known, checked
+from .files import check_writable, publish, publish_json
 from .runs import resolve_device
 
 FOLDERS = ("results", "figures")
@@ -62,6 +64,33 @@ def fits(value, default) -> bool:
     return default is None or type(value) is type(default) or (type(value), type(default)) == (int, float)
 
 
+FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+NAMES = {"dim": "width", "rules": "method", "penalties": "penalty"}  # of parameters that are fields by another name
+
+
+def check_value(name: str, value) -> None:
+    """Raise ValueError for a value that no run can take: of a list, none or one twice; of a field of RunConfig, as `epochs`
+    and `fit_epochs` or, one by one, `depths` are, what the field does not take."""
+    if isinstance(value, list):
+        if not value or len(set(map(repr, value))) < len(value):
+            raise ValueError(f"{name} must be one or more values, each of them once, not {value}")
+    last = name.rpartition("_")[2]
+    for word in (name, last, NAMES.get(last), last.removesuffix("s")):
+        if word in FIELDS:
+            for each in value if isinstance(value, list) else [value]:
+                check_field(word, each, name)
+            return
+
+
+def check_field(field: str, value, name: str) -> None:
+    """Raise ValueError, under the name of a parameter, for a value that this field of RunConfig does not take."""
+    default = FIELDS[field]
+    if field in CHOICES:
+        check_known(name, [value], CHOICES[field])
+    elif type(default) in (bool, int, float):
+        checked(name, value, default, least=1 if type(default) is int and field != "seed" else 0)
+
+
 def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
     """(notebook, parameters to pass, all its parameters) in order; every mistake is found here, before anything starts."""
     check_known("profile", [profile], PROFILES)
@@ -70,6 +99,8 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
     if "dataset" in given:
         data.check_name(given["dataset"], root / "results")
     resolve_device(given.get("device", "auto"))
+    environment.training()
+    environment.check_threads()
     given = given | {name: str(Path(str(given[name])).resolve()) for name in FOLDERS if name in given}
     plan = []
     for path, cell in cells.items():
@@ -79,6 +110,8 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
         for name, value in passed.items():
             if not fits(value, cell[name]):
                 raise ValueError(f"parameter {name!r} of notebook {path.stem} must be like {cell[name]!r}, not {value!r}")
+            if name in given:
+                check_value(name, value)
         for name in FOLDERS:
             if profile == "smoke" and (path.parent / passed[name]).resolve().is_relative_to(root / name):
                 raise ValueError(f"smoke results must not land in {root / name}; choose another folder for {name!r}")
@@ -92,6 +125,24 @@ def code(nb) -> list:
     return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", ())]
 
 
+class Kernel(AsyncKernelManager):
+    """A kernel that ends with its notebook, wherever an interrupt has caught the client that should have ended it."""
+
+    begun = []
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.begun.append(self)
+
+    @classmethod
+    def end_all(cls):
+        while cls.begun:
+            process = getattr(cls.begun.pop().provisioner, "process", None)
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
 def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=True) -> dict | None:
     """Run one notebook in its own folder, keep the executed copy, and say what failed in which code cell (from 1), or None."""
     copy.unlink(missing_ok=True)
@@ -99,8 +150,8 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
     try:
         papermill.execute_notebook(
             source, target, passed, cwd=str(path.parent), kernel_name="python3", language="python", progress_bar=False,
-            config=ENCRYPTED, shutdown_kernel="immediate", record_timing=False, coalesce_streams=True,
-            stderr_file=sys.stderr if progress else None,
+            config=ENCRYPTED, shutdown_kernel="immediate", record_timing=False, stderr_file=sys.stderr if progress else None,
+            kernel_manager_class=Kernel,
         )  # fmt: skip
         printed = "".join(o.text for o in code(nbformat.read(copy, as_version=4))[-1].outputs if o.get("name") == "stdout")
         if f"{path.stem}: done" not in printed.splitlines():
@@ -112,10 +163,28 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         error, traceback = f"{e.ename}: {e.evalue}", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(e.traceback)).splitlines()
     except Exception as e:  # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
         error, traceback = f"{type(e).__name__}: {e}", []
+    finally:
+        Kernel.end_all()
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
     started = [c.source for c in cells if c.metadata.papermill.start_time]
     where = {"cell": len(started), "source": started[-1] if started else ""}
     return where | {"error": " ".join(error.split()), "traceback": traceback[-15:]}
+
+
+def merged(outputs) -> list:
+    """Outputs of a cell with all that it printed in one, where its first print stood, as a terminal shows it: of a line that
+    carriage returns overwrite, the last state."""
+    found, printed = [], {}
+    for output in outputs:
+        first = printed.setdefault(output["name"], output) if output["output_type"] == "stream" else output
+        if first is output:
+            found.append(output)
+        else:
+            first["text"] += output["text"]
+    for output in printed.values():  # not by nbclient, whose time goes with the square of a line's length
+        lines = output["text"].split("\n")
+        output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+    return found
 
 
 def put_back(path: Path, copy: Path) -> None:
@@ -125,7 +194,8 @@ def put_back(path: Path, copy: Path) -> None:
         raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
     widget = "application/vnd.jupyter.widget-view+json"
     for count, (cell, done) in enumerate(zip(code(nb), code(ran)), 1):
-        cell.outputs = [o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())]
+        shown = [o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())]
+        cell.outputs = merged(shown)
         for part in (cell, *cell.outputs):
             if "execution_count" in part:
                 part.execution_count = count
@@ -144,7 +214,8 @@ def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_
     if write_back and (profile != "paper" or set(parameters or ()) - {"train", "device"}):
         raise ValueError("outputs are written back from the paper profile with the notebooks' own parameters only")
     out = Path(out or root / "work" / "executed" / profile).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    for place in (out / "manifest.json", (root / "notebooks" / plan[0][2]["results"] / "reproduction.csv").resolve()):
+        check_writable(place)
     (out / "manifest.json").unlink(missing_ok=True)
     rows = []
     for i, (path, passed, values) in enumerate(plan, 1):

@@ -5,13 +5,13 @@ import platform
 import sys
 import time
 import warnings
-from concurrent.futures import BrokenExecutor, as_completed
-from contextlib import ExitStack
+from concurrent.futures import BrokenExecutor, CancelledError, as_completed
+from contextlib import ExitStack, contextmanager
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, data
+from . import __version__, data, engines, environment
 from .config import RunConfig
 from .costs import cost_flops, cpu_model
 from .methods import METHODS, source
@@ -29,20 +29,26 @@ class RunsFailed(RuntimeError):
 
 def resolve_device(device="auto") -> torch.device:
     """'auto' is what $FAEVAL_DEVICE says, or CUDA where there is one. Raises ValueError for a device this machine lacks."""
+    asked = os.environ.get("FAEVAL_DEVICE", "").strip() if device == "auto" else ""
+    device, source = (asked, " of FAEVAL_DEVICE in the environment") if asked else (device, "")
     if device == "auto":
-        device = os.environ.get("FAEVAL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
-    except RuntimeError as e:
-        raise ValueError(f"unknown device {device!r}; use auto, cpu or cuda") from e
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}{source}; use auto, cpu or cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for but torch finds no CUDA device; use auto or cpu")
+        raise ValueError(f"device {device!r}{source} was asked for but torch finds no CUDA device; use auto or cpu")
+    if found.index and found.index >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}{source} is not among the {torch.cuda.device_count()} CUDA devices of this machine")
     return found
 
 
 def training_allowed(wanted=True) -> bool:
-    """FAEVAL_TRAIN=0 in the environment forbids training, whatever a notebook says."""
-    return bool(wanted) and os.environ.get("FAEVAL_TRAIN", "1") != "0"
+    """FAEVAL_TRAIN=0 (or false, no, off) in the environment forbids training, whatever a notebook says."""
+    return environment.training() and bool(wanted)
 
 
 def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
@@ -62,6 +68,7 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
         warnings.warn(f"{told}; raise its version to train anew, or use another results folder", stacklevel=2)
     missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
     if training_allowed(train) and missing:
+        environment.check_threads()
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
         for wave in [*_upstream_waves(missing, store), dict.fromkeys(missing, ())]:
@@ -154,7 +161,8 @@ def _train_wave(wanted, store, device, progress, executor, workers) -> list[tupl
         return group, wanted[group[0]], METHODS[group[0].method], store.root.resolve(), device, shown, wait
 
     most = MAX_MEMBERS["cpu" if executor is None and resolve_device(device).type == "cpu" else "cuda"]
-    jobs, failed = [job(group) for group in plan(wanted, store, most, workers)], []
+    with _memory_named(list(wanted)):
+        jobs, failed = [job(group) for group in plan(wanted, store, most, workers)], []
     with tqdm(total=len(wanted), desc="runs", unit=" run", disable=not progress or executor is None, leave=False) as bar:
         while jobs:
             jobs, given = [], jobs
@@ -186,14 +194,37 @@ def _results(jobs, executor):
         except BrokenExecutor:
             lost.append(job)
     for future in as_completed(futures):
-        error = future.exception()
-        if isinstance(error, BrokenExecutor):
+        busy, error = _outcome(future)
+        if engines.lost(error):
             lost.append(futures[future])
         else:
-            yield futures[future], [] if error else future.result(), error
+            yield futures[future], busy, error
     if lost:
-        warnings.warn(f"the workers of {len(lost)} ensembles are gone; they go on in this process", stacklevel=4)
-        yield from _results(lost, None)
+        warnings.warn(f"the workers of {len(lost)} ensembles are gone; each is tried once more, alone", stacklevel=4)
+    for job in lost:  # one after another, so that one which ends its worker takes no other along
+        yield job, *_alone(job, executor)
+
+
+def _outcome(future):
+    """(runs that another process is training, exception or None) of a job that has been submitted."""
+    try:
+        return future.result(), None
+    except CancelledError:
+        return [], ConnectionError("the engine dropped it, as where its scheduler has ended; the same command trains it")
+    except Exception as e:
+        return [], e
+
+
+def _alone(job, executor):
+    """The outcome of a job in the executor while nothing else is there, or in a process of its own where it is broken."""
+    try:
+        return _outcome(executor.submit(train_ensemble, *job))
+    except BrokenExecutor:
+        fresh = engines.Processes(1, torch.get_num_threads())
+        try:
+            return _outcome(fresh.submit(train_ensemble, *job))
+        finally:
+            fresh.stop()
 
 
 def train_ensemble(configs, epochs, method, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
@@ -211,8 +242,24 @@ def train_ensemble(configs, epochs, method, root, device="auto", progress=False,
             images = data.load(needed[0].dataset)
             store.check_dataset(images)
             stop = max(epochs, default=None) if all(store.get(c) for c in needed) else None
-            _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs, stop)
+            with _memory_named(needed):
+                _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs, stop)
     return [c for c in configs if c not in mine]
+
+
+@contextmanager
+def _memory_named(configs):
+    """Turn what Python and torch raise where memory does not suffice into a MemoryError that names the runs."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, TypeError) as e:
+        first = (str(e).splitlines() or [""])[0]
+        kind = isinstance(e, (MemoryError, torch.OutOfMemoryError))
+        if not kind and not any(text in first for text in ("alloc", "Overflow when unpacking", "calculation overflowed")):
+            raise
+        c, runs_of = configs[0], f"{len(configs)} runs" if len(configs) > 1 else "a run"
+        shape = f"{runs_of} like {c.id} (width {c.width}, depth {c.depth}, batch_size {c.batch_size})"
+        raise MemoryError(f"no memory for {shape}; take a smaller net or fewer seeds at a time ({first})") from e
 
 
 def _train_group(configs, pixels, store, progress, wanted=(), stop=None):

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .config import RunConfig
-from .files import UNREADABLE, digest, publish_json, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, explained, publish_json, publish_tensors, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
@@ -138,14 +138,34 @@ class Store:
 
         wait: for the other, rather than yield False.
         """
-        held = FileLock(self.root / "checkpoints" / f"{name}.lock", timeout=-1 if wait else 0, fallback_to_soft=False)
-        Path(held.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        with suppress(Timeout):
-            held.acquire()
+        path = self.lock_path(name)
+        held = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout):
+                held.acquire()
+        except (OSError, NotImplementedError) as e:
+            raise explained(e, path) from e
         try:
             yield held.is_locked
         finally:
+            if held.is_locked:  # then only may it go: who waits for it sees that, and makes another
+                with suppress(OSError):
+                    path.unlink()
             held.release()
+
+    def lock_path(self, name: str) -> Path:
+        return self.root / "checkpoints" / f"{name}.lock"
+
+    def is_locked(self, name: str) -> bool | None:
+        """Whether another process holds the lock `name`; None where this one may not find out. Leaves no file behind."""
+        if not self.lock_path(name).exists():
+            return False
+        try:
+            with self.lock(name, wait=False) as free:
+                return not free
+        except OSError:
+            return None
 
     def check_dataset(self, data) -> None:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""

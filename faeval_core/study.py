@@ -104,5 +104,8 @@ class Study:
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
-    """One config per seed."""
+    """One config per seed. Raises ValueError for none, or for one given twice, which would count as two runs."""
+    values = list(values)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"seeds must be one or more, each of them once, not {values}")
     return [base.with_(seed=s, **changes) for s in values]

@@ -1,15 +1,19 @@
 """The command line, in process: what it prints, what it writes, how it ends."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import blob_images, write_tar
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
-from faeval_core.__main__ import FIELDS, main
+from faeval_core.__main__ import ASCII, FIELDS, main, prepare_streams
 from faeval_core.audit import audit
 from faeval_core.files import publish_json
 
@@ -49,6 +53,14 @@ def study_file(store, notebook, configs):
         ("run --method bp --seeds 1,x", "argument --seeds/--seed: invalid integers value: '1,x'"),
         ("run --method dfa --option feedback=2", "did you mean 'feedback_scale'"),
         ("run --method bp --dataset digits --device cuda:x", "device"),
+        ("run --method bp --dataset digits --device mps", "unknown device 'mps'; use auto, cpu or cuda"),
+        ("run --method bp --dataset digits --device meta", "unknown device 'meta'"),
+        ("run --method bp --dataset digits --seeds 1,2,1", "--seeds names one of 1,2,1 twice"),
+        ("run --method bp,bp --dataset digits", "--method names one of bp,bp twice"),
+        ("run --study 11_audit --results resuts", "there is no folder 'resuts'; did you mean 'results'"),
+        ("status --results resuts", "there is no folder 'resuts'; did you mean 'results'"),
+        ("audit dfa --html .", "is a folder"),
+        ("audit dfa --html digits.txt/page.html", "in each other's place"),
         ("run --method bp --method-file rule.py", "rule.py'"),
         ("run --study 11_audit", "unknown study '11_audit'"),
         ("run --study 11_audit --epochs 3", "leave out --epochs"),
@@ -62,11 +74,65 @@ def study_file(store, notebook, configs):
         ("data register mine . --mean 0.5 0.5 0.5", "give --mean and --std together"),
     ],
 )
-def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, capsys):
+def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "digits.txt").write_text("")
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("faeval: error: ") and err.count("\n") == 1
     assert told in err
+
+
+@pytest.mark.parametrize("name, text", [("FAEVAL_TRAIN", "maybe"), ("FAEVAL_DEVICE", "mps"), ("OMP_NUM_THREADS", "abc")])
+def test_a_mistake_in_the_environment_is_named_too(monkeypatch, capsys, name, text):
+    monkeypatch.setenv(name, text)
+    assert main(["run", "--method", "bp", *TINY]) == 2
+    assert name in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("width", [10**13, 10**19])
+def test_a_net_too_large_for_any_memory_ends_in_one_line(capsys, width):
+    assert main(["run", "--method", "bp", *TINY, "--width", str(width)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "faeval: error: no memory for a run like bp-" in last and f"width {width}" in last
+
+
+def test_a_new_store_is_said_once(capsys):
+    for told in (1, 0):
+        assert main(["run", "--method", "bp", *TINY, "--results", "mine"]) == 0
+        assert capsys.readouterr().err.count("'mine' yet; a new store") == told
+
+
+def test_nobody_reads_on(monkeypatch):
+    """As in `status | head`."""
+    Store("results").root.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", open(writing, "w"))
+        assert main(["status"]) == 141
+        sys.stdout.close()  # what is left goes nowhere, without an error
+
+
+def test_closed_streams_are_no_fault(monkeypatch):
+    for name in ("stdout", "stderr"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, None)
+            assert main(["run", "--method", "bp", *TINY]) == 0
+            assert main(["run", "--method", "bq"]) == 2
+
+
+@settings(deadline=None)
+@given(st.text())
+@example("0.5 ± 0.1, 8×8, ‖g_L‖, Γ of δ_L — ρ")
+def test_a_terminal_of_ascii_shows_everything(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline=""))
+        prepare_streams()
+        print(text)
+        sys.stdout.flush()
+        shown = sys.stdout.buffer.getvalue().decode("ascii")
+    assert shown == "".join(c if c.isascii() else ASCII.get(c, "?") for c in text) + "\n"
 
 
 def test_no_traceback_from_the_shell():
@@ -181,7 +247,7 @@ def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
     line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
     assert main(line.split()) == 0
     assert "half" in capsys.readouterr().out.lower()
-    assert "<html" in (tmp_path / "page.html").read_text()
+    assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
     records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("half-*.json")]
     assert len(records) == 2 and all(r["config"]["lr"] == 0.01 for r in records)
 

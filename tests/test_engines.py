@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,15 +12,19 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 import victims
 from conftest import tiny
+from filelock import FileLock, Timeout
 from test_store import PROCESSES
 
-from faeval_core import METHODS, Store, run, runs
+from faeval_core import METHODS, Store, engines, run, runs
 from faeval_core.costs import cost_flops
-from faeval_core.engines import opened
+from faeval_core.engines import Processes, WorkerDied, opened
 from faeval_core.runs import RunsFailed, plan
 from faeval_core.training import Ensemble
 
-pytestmark = pytest.mark.filterwarnings("ignore:run .* is being trained by another process")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:run .* is being trained by another process"),
+    pytest.mark.filterwarnings("ignore:engine .* has no worker yet"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,87 @@ def test_a_killed_worker_costs_only_time(configs, serial, store, home):
     assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers that are forked from a server which has imported everything, rather than started from nothing."""
+    monkeypatch.setattr(Processes, "context", PROCESSES)
+
+
+def is_free(lock):
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def wait_until_held(lock):
+    while is_free(lock):
+        time.sleep(0.01)
+
+
+def test_workers_end_with_their_parent(tmp_path, forked):
+    """The parent is killed by SIGKILL in the middle of a worker's task; the worker's lock is free as soon as it is gone."""
+    lock = tmp_path / "lock"
+    parent = PROCESSES.Process(target=victims.parent_of_one_that_holds, args=(lock,))
+    parent.start()
+    wait_until_held(lock)
+    parent.kill()
+    FileLock(lock).acquire(timeout=20)
+
+
+def test_an_interrupt_ends_workers_and_drops_what_is_queued(tmp_path, forked):
+    locks = [tmp_path / name for name in "abc"]
+    with pytest.raises(KeyboardInterrupt), opened("processes:1") as (executor, _):
+        futures = [executor.submit(victims.hold, lock) for lock in locks]
+        wait_until_held(locks[0])
+        raise KeyboardInterrupt
+    FileLock(locks[0]).acquire(timeout=0)
+    assert isinstance(futures[0].exception(timeout=0), WorkerDied)
+    assert futures[1].cancelled() and futures[2].cancelled() and not locks[1].exists() and not locks[2].exists()
+
+
+@pytest.mark.parametrize("method, told", [(victims.Lethal, "with exit code 7"), (victims.Segfault, "on signal SIGSEGV")])
+def test_a_run_that_ends_its_process_fails_alone(store, forked, monkeypatch, method, told):
+    """Its siblings in the ensemble and all others are trained, none of them in this process."""
+    monkeypatch.setitem(METHODS, method.name, method)
+    configs = [*(tiny(method.name, seed=s) for s in (1, method.unlucky)), tiny("bp")]
+    with opened("processes:2") as (executor, workers), pytest.warns(UserWarning, match="tried once more, alone"):
+        with pytest.raises(RunsFailed, match=f"1 runs failed.*{configs[1].id}.*its process ended {told}"):
+            run(configs, store, progress=False, executor=executor, workers=workers)
+    assert [store.get(c) is not None for c in configs] == [True, False, True]
+
+
+def test_a_broken_pool_does_not_bring_its_runs_here(store, forked, monkeypatch):
+    """A pool of the standard library breaks as a whole. What ends a process must not get this one."""
+    monkeypatch.setitem(METHODS, "lethal", victims.Lethal)
+    configs = [tiny("lethal", seed=victims.Lethal.unlucky), tiny("bp")]
+    with ProcessPoolExecutor(1, PROCESSES) as pool, pytest.warns(UserWarning, match="workers of .* are gone"):
+        with pytest.raises(RunsFailed, match="1 runs failed.*its process ended with exit code 7"):
+            run(configs, store, progress=False, executor=pool, workers=2)
+    assert store.get(configs[1]) is not None
+
+
+def raise_one_that_cannot_be_sent():
+    class Local(Exception):
+        pass
+
+    raise Local("of a class that no other process knows")
+
+
+@pytest.mark.parametrize("task, error", [((divmod, 1, 0), ZeroDivisionError), ((raise_one_that_cannot_be_sent,), RuntimeError)])
+def test_what_a_task_raises_reaches_the_caller_and_the_worker_goes_on(forked, task, error):
+    with opened("processes:1") as (executor, _):
+        with pytest.raises(error) as found:
+            executor.submit(*task).result()
+        pid = executor.submit(os.getpid).result()
+        with pytest.raises(AttributeError):  # does not even leave this process
+            executor.submit(lambda: 0).result()
+        assert executor.submit(os.getpid).result() == pid != os.getpid()
+    told = found.value.__notes__[0] if error is ZeroDivisionError else str(found.value)
+    assert "Traceback" in told if error is ZeroDivisionError else told.startswith("Local: of a class")
+
+
 SBATCH = """#!/bin/sh
 cp "$1" "$1.copy"
 setsid sh "$1.copy" > /dev/null 2>&1 &
@@ -76,28 +162,107 @@ kill -9 -- "-$1"
 """
 
 
+def stand_in(folder, monkeypatch, sbatch, scancel="#!/bin/sh\n"):
+    """Two scripts in place of Slurm's, found first, with the least of a configuration."""
+    import dask
+
+    for name, text in (("sbatch", sbatch), ("scancel", scancel)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    one_core = {"cores": 1, "memory": "2GB", "processes": 1, "shared-temp-directory": str(folder)}
+    return dask.config.set({f"jobqueue.slurm.{k}": v for k, v in one_core.items()})
+
+
+SUBMITTED = "#!/bin/sh\necho Submitted batch job 7\n"
+
+
+def test_nobody_without_the_certificate_reaches_what_dask_opens(tmp_path, monkeypatch):
+    """Neither in plain text nor with a certificate of one's own; and no port serves a page. Slurm's jobs never start here."""
+    pytest.importorskip("dask_jobqueue")
+    psutil = pytest.importorskip("psutil")
+    from distributed import Client
+    from distributed.security import Security
+
+    monkeypatch.setattr(engines, "_wait", lambda *_: None)
+    folder = tmp_path / """it's a "shared" folder"""  # a name that a shell must not read
+    folder.mkdir()
+    for name in ("dask:1", "slurm:1"):
+        with stand_in(folder, monkeypatch, SUBMITTED), opened(name) as (executor, _):
+            address = executor._client.scheduler.address
+            assert address.startswith("tls://")
+            if name == "slurm:1":
+                (private,) = folder.glob(".faeval-slurm-*")
+                assert [p.stat().st_mode & 0o777 for p in (private, *private.iterdir())] == [0o700, 0o600, 0o600]
+            for other in (address.replace("tls://", "tcp://"), address):
+                security = Security.temporary() if other == address else None
+                with pytest.raises(OSError):
+                    Client(other, security=security, timeout="1s")
+            here = psutil.Process()
+            listening = {
+                c.laddr for p in (here, *here.children(recursive=True))
+                for c in p.net_connections("tcp") if c.status == "LISTEN"
+            }  # fmt: skip
+            open_to_all = {a.port for a in listening if a.ip not in ("127.0.0.1", "::1")}
+            assert open_to_all <= ({int(address.rpartition(":")[2])} if name == "slurm:1" else set())
+            assert not any(b" 200 " in reply(a.port, page) for a in listening for page in ("/status", "/info/main/workers.html"))
+    assert not list(folder.glob(".faeval-slurm-*"))
+
+
+def reply(port, page):
+    """The first line of what a port of this machine answers to a request of a page."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as s:
+            s.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
+            return s.recv(100).split(b"\r\n")[0]
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("sbatch, error, told", [
+    (None, ValueError, "needs Slurm, whose command sbatch is not here"),
+    ("#!/bin/sh\necho Invalid account >&2; exit 1\n", OSError, "could not be submitted(?s:.*)Invalid account"),
+    (SUBMITTED, TimeoutError, "no worker yet after 0.2 seconds; set FAEVAL_WAIT"),
+])  # fmt: skip
+def test_slurm_that_gives_no_worker_says_so(tmp_path, monkeypatch, sbatch, error, told):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("FAEVAL_WAIT", "0.2" if sbatch == SUBMITTED else "60")
+    with stand_in(tmp_path, monkeypatch, sbatch or ""):
+        if sbatch is None:
+            monkeypatch.setenv("PATH", "")
+        with pytest.raises(error, match=told), opened("slurm:1"):
+            pass
+
+
+def test_a_scheduler_that_gives_no_worker_says_so(monkeypatch):
+    pytest.importorskip("distributed")
+    from distributed import LocalCluster
+
+    monkeypatch.setenv("FAEVAL_WAIT", "0.2")
+    with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
+        with pytest.raises(TimeoutError, match="no worker yet after 0.2 seconds"), opened(f"dask:{cluster.scheduler_address}"):
+            pass
+
+
 def test_jobs_of_slurm_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
     """Both jobs are killed when a run has begun, as at a wall time. Two scripts stand in for Slurm, which starts them at once."""
     pytest.importorskip("dask_jobqueue")
     import dask
 
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    tmp_path = tmp_path / """it's "here" """.strip()
+    tmp_path.mkdir()
     killed = []
 
     def kill():
-        while not list(store.root.glob("checkpoints/*.lock")):
+        while not list(store.root.glob("checkpoints/*-*.lock")):
             time.sleep(0.01)
         for job in map(int, (tmp_path / "jobs").read_text().split()):
             killed.append(job)
             os.killpg(job, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
-    one_core = {"cores": 1, "memory": "2GB", "processes": 1, "shared-temp-directory": str(tmp_path)}
-    settings = {f"jobqueue.slurm.{k}": v for k, v in one_core.items()} | {"distributed.deploy.lost-worker-timeout": "1s"}
-    with dask.config.set(settings), opened("slurm:2") as (executor, workers):
+    lost = dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"})
+    with stand_in(tmp_path, monkeypatch, SBATCH, SCANCEL), lost, opened("slurm:2") as (executor, workers):
         killer.start()
         waiting = ThreadPoolExecutor(1).submit(run, configs, store, progress=False, executor=executor, workers=workers)
         found = waiting.result(timeout=120)
@@ -142,7 +307,10 @@ except ValueError as e:
     assert "cores" in str(e), e
 assert signal.getsignal(signal.SIGINT) is before
 """
+    (tmp_path / "sbatch").write_text("")
+    (tmp_path / "sbatch").chmod(0o755)
     environment = os.environ | {"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
+    environment["PATH"] = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

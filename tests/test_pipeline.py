@@ -4,7 +4,10 @@ import json
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papermill.clientwrap import PapermillNotebookClient
 
 from faeval_core import pipeline
 
@@ -127,13 +130,23 @@ def launched(monkeypatch):
         ("smoke", None, {"epochs": True}, "'epochs' of notebook 11_audit must be like 100"),
         ("smoke", None, {"seeds": 42}, r"must be like \[42\], not 42"),
         ("smoke", None, {"seeds": ["42"]}, "must be like"),
+        ("smoke", None, {"seeds": []}, r"seeds must be one or more values, each of them once, not \[\]"),
+        ("smoke", None, {"seeds": [1, 2, 1]}, r"each of them once, not \[1, 2, 1\]"),
+        ("smoke", None, {"seeds": [-1]}, "seeds must be a whole number of at least 0, not -1"),
+        ("smoke", None, {"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ("smoke", None, {"fit_epochs": -3}, "fit_epochs must be a whole number of at least 1, not -3"),
+        ("smoke", None, {"depths": [2, 0]}, "depths must be a whole number of at least 1, not 0"),
+        ("smoke", None, {"rules": ["dfa", "dfb"]}, "unknown rules 'dfb'; did you mean 'dfa'"),
+        ("smoke", None, {"net_dim": 0}, "net_dim must be"),
+        ("smoke", None, {"lr": -1.0}, "lr must be a finite number of at least 0"),
         ("smoke", None, {"train": "yes"}, "must be like True"),
         ("smoke", None, {"dataset": "digts"}, "unknown dataset 'digts'; did you mean 'digits'"),
         ("paper", None, {"device": "gpu"}, "unknown device 'gpu'"),
     ],
 )
 def test_mistakes_are_found_before_launch(tmp_path, launched, profile, notebooks, parameters, message):
-    notebook(tmp_path, "11_audit", parameters=PARAMETERS + '\ngamma = None\ndevice = "auto"')
+    more = '\ngamma = None\ndevice = "auto"\nfit_epochs = 3\ndepths = [2]\nrules = ["bp"]\nnet_dim = 8'
+    notebook(tmp_path, "11_audit", parameters=PARAMETERS + more)
     notebook(tmp_path, "12_mode1")
     with pytest.raises(ValueError, match=message):
         pipeline.reproduce(profile, notebooks, parameters, root=tmp_path)
@@ -257,3 +270,53 @@ def test_a_copy_of_an_earlier_run_is_not_believed(tmp_path, launched):
     copy.rename(tmp_path / "work" / "11_audit.ipynb")
     manifest = pipeline.reproduce("smoke", out=tmp_path / "work", root=tmp_path)
     assert launched and manifest["failed"] == ["11_audit"]
+
+
+@pytest.mark.parametrize("place", ["out", "results"])
+def test_a_place_that_cannot_be_written_is_found_before_launch(tmp_path, launched, place):
+    notebook(tmp_path, "11_audit")
+    (tmp_path / "taken").write_text("")
+    asked = {"out": tmp_path / "taken"} if place == "out" else {"parameters": {"results": str(tmp_path / "taken")}}
+    with pytest.raises(OSError, match="taken"):
+        pipeline.reproduce("smoke", root=tmp_path, **asked)
+    assert not launched
+
+
+def test_an_interrupt_leaves_no_kernel(tmp_path, monkeypatch):
+    """It comes when the kernel's process has been started, and nobody yet holds it."""
+    notebook(tmp_path, "11_audit")
+    processes = []
+
+    def interrupt(client):
+        processes.append(client.km.provisioner.process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PapermillNotebookClient, "start_new_kernel_client", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reproduce("smoke", root=tmp_path)
+    assert len(processes) == 1 and processes[0].poll() is not None
+
+
+def terminal(text):
+    """What a terminal shows of a text: the next letter after a carriage return takes the line's place."""
+    lines, again = [""], False
+    for letter in text:
+        if letter == "\n":
+            lines.append("")
+        elif letter != "\r":
+            lines[-1] = letter if again else lines[-1] + letter
+        again = letter == "\r"
+    return "\n".join(lines)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr", ""]), st.text("ab\r\n", max_size=6))))
+@example([("stdout", "ab\r"), ("stderr", "b"), ("stdout", "\nb\ra\r\n")])
+def test_prints_of_a_cell_become_one(drawn):
+    outputs = [new_output("stream", name=n, text=t) if n else new_output("display_data", {"text/plain": t}) for n, t in drawn]
+    found = pipeline.merged(outputs)
+    assert [o.name for o in found if "name" in o] == list(dict.fromkeys(n for n, _ in drawn if n))
+    assert [o.data["text/plain"] for o in found if "data" in o] == [t for n, t in drawn if not n]
+    for o in found:
+        if "name" in o:
+            assert o.text == terminal("".join(t for n, t in drawn if n == o.name))

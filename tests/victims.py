@@ -5,8 +5,10 @@ import signal
 import time
 
 import torch
+from filelock import FileLock
 
 from faeval_core import METHODS, Store, run, runs
+from faeval_core.engines import Processes
 from faeval_core.files import publish_json
 
 
@@ -53,3 +55,35 @@ def slow_worker(home):
     runs.CHECKPOINT_SECONDS = -1
     epoch = runs.Ensemble.run_epoch
     runs.Ensemble.run_epoch = lambda self: (time.sleep(0.2), epoch(self))[1]
+
+
+def hold(lock):
+    """Keep a lock, which the system takes back when this process ends, for longer than any test waits."""
+    with FileLock(lock):
+        time.sleep(40)
+
+
+def parent_of_one_that_holds(lock):
+    """The life of a process whose worker is in the middle of a task."""
+    Processes(1, 1).submit(hold, lock).result()
+
+
+class Lethal(METHODS["dfa"]):
+    """DFA that ends its process where it meets one of the seeds."""
+
+    name, unlucky = "lethal", 2
+
+    def init_state(self, cfg, generator):
+        if cfg.seed == self.unlucky:
+            self.end()
+        return super().init_state(cfg, generator)
+
+    def end(self):
+        os._exit(7)
+
+
+class Segfault(Lethal):
+    name = "segfault"
+
+    def end(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
