@@ -58,7 +58,7 @@ def write(results: Path, paper: Path) -> None:
     Each study's numbers under "paper" in its JSON become macros \\<Key>; a macro that the text names and no study made
     fails the build, because LaTeX does not know it.
     """
-    noted = studies(results)
+    noted = studies(results, ("claims",))
     claims = [(c, notebook.split("_")[0]) for notebook, study in noted.items() for c in study["claims"]]
     verb = {"undecided": "is undecided", "not run": "is not run"}  # 'holds' and 'does not hold' have theirs
     macros = {macro_name("claim", c["name"]): verb.get(c["decided"], c["decided"]) for c, _ in claims}

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .config import RunConfig
-from .files import UNREADABLE, digest, publish_json, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, publish_json, publish_tensors, read_json, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
@@ -151,7 +151,7 @@ class Store:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
         path = self.root / "datasets.json"
         with self.lock("datasets"):  # else two processes that note new datasets at once would lose one of them
-            known = json.loads(path.read_text()) if path.exists() else {}
+            known = read_json(path) if path.exists() else {}
             if data.name not in known:
                 publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))
         if (expected := known.get(data.name, data.fingerprint)) != data.fingerprint:

@@ -177,12 +177,14 @@ def beside(compared) -> pd.DataFrame:
 
 def reproduction(results) -> pd.DataFrame:
     """Every reference row, with our columns (verdict: reproduced, differs, not run) and the notebook that made ours."""
-    compared = [{**c, "notebook": name} for name, study in studies(results).items() for c in study["compared"]]
+    noted = studies(results, ("compared",))
+    compared = [{**c, "notebook": name} for name, study in noted.items() for c in study["compared"]]
     made = pd.DataFrame(compared, columns=[*KEY, "notebook"]).drop_duplicates(KEY, keep="last")
     return with_ours(compared).merge(made, how="left", on=KEY).fillna({"notebook": ""})
 
 
 def source_map(results) -> pd.DataFrame:
     """Which notebook wrote which file, from the studies' own summaries."""
-    rows = [(o, f"notebooks/{name}.ipynb") for name, study in studies(results).items() for o in study["outputs"]]
+    noted = studies(results, ("outputs",))
+    rows = [(o, f"notebooks/{name}.ipynb") for name, study in noted.items() for o in study["outputs"]]
     return pd.DataFrame(rows, columns=["output", "notebook"])
