@@ -108,7 +108,8 @@ def parser() -> Parser:
     p.add_argument("name")
     p.add_argument("path")
     for name in ("mean", "std"):
-        p.add_argument(f"--{name}", nargs=3, type=float, default=None, help="per channel, in [0, 1] (default: of the images)")
+        text = "one value (greyscale) or three, in [0, 1] (default: of the images)"
+        p.add_argument(f"--{name}", nargs="+", type=float, default=None, metavar="VALUE", help=text)
     p.add_argument("--size", type=int, default=None, help="resize all images to SIZE × SIZE")
     return top
 
@@ -205,8 +206,6 @@ def audit(args) -> int:
 
 
 def register(args) -> None:
-    if (args.mean is None) != (args.std is None) or min(args.std or [1]) <= 0:
-        raise ValueError("give --mean and --std together, and std above 0")
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = f"{len(d.train_y)} training and {len(d.test_y)} test images of {d.image_shape}, {len(d.classes)} classes"
     print(f"registered {d.name} in {data.data_home()}, fingerprint {d.fingerprint}: {sizes}, mean {d.mean}, std {d.std}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import synthetic
+from . import data, synthetic
 from .config import RunConfig, stream
 from .methods import METHODS
 from .models import MODELS
@@ -85,10 +85,13 @@ def flops_per_sample(cfg: RunConfig, fits: bool) -> float:
 
 
 def _images(cfg) -> tuple[tuple, int]:
-    """Shape of a dataset's images and their number; a registered set counts as one of CIFAR's size."""
+    """Shape of a dataset's images and their number; a set that is not here counts as one of CIFAR's size."""
     if synthetic.is_synthetic(cfg.dataset):
         return (cfg.width,), synthetic.TRAIN // (10 if cfg.dataset.endswith("-small") else 1)
-    return SHAPES.get(cfg.dataset, CIFAR)
+    if kept := data.kept_shape(cfg.dataset):
+        return kept
+    shape, images = SHAPES.get(cfg.dataset, CIFAR)
+    return shape if MODELS[cfg.model].embedded else (cfg.width,), images
 
 
 def _structure(cfg) -> RunConfig:
