@@ -58,8 +58,11 @@ def study_file(store, notebook, configs):
         ("data regster", "argument ACTION: invalid choice: 'regster' (choose from "),
         ("data register digits .", "'digits' belongs to a built-in dataset"),
         ("data register mine nowhere", "nowhere is neither a folder nor a tar archive"),
-        ("data register mine . --mean 0.5 0.5", "argument --mean: expected 3 arguments"),
-        ("data register mine . --mean 0.5 0.5 0.5", "give --mean and --std together"),
+        ("data register mine . --mean 0.5 0.5", "mean and std go together"),
+        ("data register mine . --mean 0.5 0.5 --std 0.5 0.5", "one value (greyscale) or three (colour), not 2 and 2"),
+        ("data register mine . --mean 125 125 125 --std 60 60 60", "mean must lie in 0..1, not be 125; divide"),
+        ("data register mine . --size 0", "size must be 1 to 1024 pixels, not 0"),
+        ("data register ../mine .", "the name of a dataset is up to 64 letters"),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, capsys):
@@ -250,7 +253,7 @@ def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
 
 
 def test_data_register(tmp_path, capsys, home):
-    files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 40}
+    files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 140}
     write_tar(tmp_path / "mine.tar.gz", files)
     try:
         assert main(["data", "register", "mine", "mine.tar.gz", *"--mean 0.5 0.5 0.5 --std 0.2 0.2 0.2".split()]) == 0
