@@ -12,6 +12,7 @@ from .files import publish
 from .methods import METHODS, register
 
 CONVENTION = "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd over seeds (ddof=1)."
+COSINES = {"of the credit that they hear": "credit", "of their update": "update", "of the optimiser's step": "step"}
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
@@ -30,7 +31,34 @@ class Audit:
 
     @property
     def table(self):
-        return tables.audit_table(tables.audit_rows(self.arms))
+        """The audit table, with the cosine of what blocks hear beside that of what trained them."""
+        table = tables.audit_table(tables.audit_rows(self.arms))
+        found = [self._trained_by(records) for records in self.arms.values()]
+        for name, key in (("Γ (what blocks hear)", "credit"), ("update cos (blocks)", "update"), ("step cos (blocks)", "step")):
+            table[name] = [tables.pm([of[key] for of in seeds]) for seeds in found]
+        return table
+
+    @staticmethod
+    def _trained_by(records) -> list[dict]:
+        return [protocol.trained_by(r.final, r.config.credit_level) for r in records if r.final]
+
+    @property
+    def trained(self) -> str:
+        """A sentence on the credit that was measured and the update that trained the net, and on whether they are one."""
+        found = self._trained_by(self.arms[self.base.method])
+        heard, update = (stats.mean_sd([of[key] for of in found])[0] for key in ("credit", "update"))
+        if update is None:
+            return "Blocks are not trained, so no update stands beside Γ."
+        told = [f"{what} {tables.pm([of[key] for of in found])}" for what, key in COSINES.items()]
+        told = f"Cosine with BP's, mean over blocks: {', '.join(told)}."
+        other = [of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR]
+        if other:
+            count = f"in {len(other)} of {len(found)} seeds the update is not what `credit` makes"
+            told += f" They disagree: {count} (cosine of the two: {tables.pm(other)}), and Γ is not of what trained the net."
+            told += f" Withdraw: {protocol.WITHDRAW['own']}."
+        elif heard is not None and abs(heard - update) > protocol.OWN_GAP:
+            told += " They differ, as samples weigh otherwise in an update: Γ alone does not speak for what trained the net."
+        return told
 
     @property
     def lines(self) -> list[str]:
@@ -54,6 +82,8 @@ class Audit:
             out.append(f"In some seeds, but not in most: {', '.join(rest)}.")
         if found := stats.interval([protocol.over_copy(r.final) for r in records if r.final]):
             out.append(f"Exact cosine at the hidden levels, less that of δ_L copied to every level of the same nets: {found}.")
+        if any(r.final for r in records):
+            out.append(self.trained)
         for other in (name for name in self.arms if name != self.base.method):
             if found := stats.interval(stats.paired(records, self.arms[other])):
                 settled = "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"

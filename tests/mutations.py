@@ -142,6 +142,34 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                        "test_data.py::test_a_summary_without_one_of_its_lists_is_named_by_who_needs_it"),
     "conflict-unnamed": ("files.py", "except (ValueError, RecursionError) as e:", "except RecursionError as e:",
                          "test_data.py::test_a_damaged_committed_file_is_named_with_the_way_out"),
+    "holm-alone": ("stats.py", "level = alpha / left if going else level", "level = alpha",
+                   "test_protocol.py::test_claims_are_decided_together_by_holm"),
+    "smallest-ignored": ("stats.py", '"holds" if low > at + self.smallest else "in sign only"', '"holds"',
+                         "test_protocol.py::test_a_claim_is_decided_by_its_interval_and_the_smallest_effect_of_interest"),
+    "claims-after": ("study.py", "if claims != self.told:", "if False:",
+                     "test_protocol.py::test_what_is_printed_is_what_is_noted"),
+    "one-net-unsaid": ("stats.py", 'if self.of else f"n=', 'if False else f"n=',
+                       "test_protocol.py::test_what_is_printed_is_what_is_noted"),
+    "imprecise-agrees": ("tables.py", '"imprecise" if 2 * own > room else "agrees"', '"agrees"',
+                         "test_protocol.py::test_what_counts_as_reproduced"),
+    "norms-linear": ("tables.py", "mine, theirs = math.log10(mine), math.log10(theirs)", "pass",
+                     "test_protocol.py::test_the_four_answers_are_apart_by_their_definition"),
+    "zeros-differ": ("tables.py", "given = abs(mine - theirs) <= within", "given = False",
+                     "test_protocol.py::test_what_counts_as_reproduced"),
+    "calibrated-counted": ("tables.py", "(rows[~rows.calibrated], rows[rows.calibrated])", "(rows, rows[rows.calibrated])",
+                           "test_protocol.py::test_every_reference_row_is_kept_and_a_misnamed_one_refused"),
+    "macros-collide": ("latex.py", "for name, _ in made).items() if n > 1)", "for name, _ in made).items() if n > 2)",
+                       "test_protocol.py::test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error"),
+    "latex-command": ("latex.py", r'"\\": r"\textbackslash{}", ', "",
+                      "test_protocol.py::test_no_text_is_a_command_to_latex"),
+    "nothing-rescaled": ("protocol.py", "not (rescaling_took(diagnosis) and", "not (True and",
+                         "test_audit.py::test_b_is_undefined_where_the_stream_cannot_be_rescaled"),
+    "random-fires": (DIAG, '"repeatable": alike(*asked)', '"repeatable": True',
+                     "test_audit.py::test_random_credit_does_not_fire_b"),
+    "feedback-left": ("models/base.py", 'writes.match(f"{k}.")', "writes.match(k)",
+                      "test_audit.py::test_a_valid_exact_gradient_never_fires_b"),
+    "pretender": (DIAG, "part_cosine(free, part, made)", "part_cosine(free, part, free)",
+                  "test_audit.py::test_an_audit_tells_credit_that_was_shown_from_credit_that_trained"),
 }  # fmt: skip
 
 
@@ -150,6 +178,8 @@ def copied(folder):
     for part in ("faeval_core", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "results").mkdir()
+    shutil.copy(ROOT / "results" / "reference_results.csv", folder / "results")
     return folder
 
 
