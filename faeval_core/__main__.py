@@ -18,6 +18,7 @@ from .engines import ENGINES, opened
 from .files import studies
 from .methods import METHODS
 from .store import Store
+from .training import DiagnosisFailed
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 
@@ -199,7 +200,6 @@ def audit(args) -> int:
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
     given |= {k: dict(given[k]) for k in ("options", "model_options") if k in given}
-    data.check_name(given.get("dataset", "digits"), args.results)
     found = audit(**given)
     print(found.text)
     return 0 if all(found.arms.values()) else 1
@@ -254,8 +254,9 @@ def main(argv=None) -> int:
             return 130
         except ModuleNotFoundError as e:
             return tell("error", f"{e}; pip install -r requirements.txt")
-        except (ValueError, OSError, runs.RunsFailed) as e:
-            if own in [frame.filename for frame in traceback.extract_tb(e.__traceback__)]:
+        except (ValueError, OSError, runs.RunsFailed, DiagnosisFailed) as e:
+            errors = (e, e.__cause__) if e.__cause__ else (e,)
+            if own in [frame.filename for error in errors for frame in traceback.extract_tb(error.__traceback__)]:
                 traceback.print_exc()  # a mistake in a rule of the user's own, who needs its place
             return tell("error", e)
 

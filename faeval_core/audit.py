@@ -2,17 +2,19 @@ import base64
 import html
 from collections import Counter
 from dataclasses import dataclass
+from statistics import fmean
 from string import Template
 
 import matplotlib.pyplot as plt
 
-from . import figures, protocol, stats, study, tables
+from . import data, figures, protocol, stats, study, tables
 from .config import RunConfig
 from .files import publish
 from .methods import METHODS, register
 
 CONVENTION = "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd over seeds (ddof=1)."
 COSINES = {"of the credit that they hear": "credit", "of their update": "update", "of the optimiser's step": "step"}
+UPHILL = -0.1  # mean Γ below which credit is likely to have the wrong sign
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
@@ -77,6 +79,10 @@ class Audit:
             for cause, count in causes.items():
                 told = f"({k}) {protocol.MEANING[cause]}: {count} of {n} seeds."
                 out.append(f"{told} Withdraw: {protocol.WITHDRAW[cause]}.")
+        uphill = [mean for mean in map(mean_gamma, records) if mean is not None and mean < UPHILL]
+        if uphill:
+            told = f"Γ is {fmean(uphill):.2f}, the mean over all levels, in {len(uphill)} of {len(records)} seeds"
+            out.append(f"{told}: check the sign of its credit, which is that of the gradient.")
         rest = [f"({k}) in {fired} of {n}" for k, (fired, n) in judged.counts.items() if 0 < 2 * fired <= n]
         if rest:
             out.append(f"In some seeds, but not in most: {', '.join(rest)}.")
@@ -122,6 +128,12 @@ class Audit:
         )  # fmt: skip
 
 
+def mean_gamma(record) -> float | None:
+    """Γ after the last epoch, mean over the levels where it is defined."""
+    values = [gamma for gamma in record.final["gamma"] if gamma is not None] if record.final else []
+    return fmean(values) if values else None
+
+
 def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings):
     """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks: the Audit, by both protocols.
 
@@ -132,6 +144,7 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     name, seeds = register(method).name if isinstance(method, type) else method, list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"an audit needs one or more seeds, each of them once, not {seeds}")
+    data.check_name(dataset, results)
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
     plain = {k: valid[0] for k, valid in METHODS["bp"].creditless.items() if getattr(base, k) not in valid}

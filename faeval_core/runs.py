@@ -6,15 +6,16 @@ import sys
 import time
 import warnings
 from concurrent.futures import BrokenExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, data
+from . import __version__, data, preflight
 from .config import RunConfig
 from .costs import cost_flops, cpu_model
 from .methods import METHODS, source
+from .methods.base import RuleError
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
@@ -64,8 +65,13 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
     if training_allowed(train) and missing:
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
-        for wave in [*_upstream_waves(missing, store), dict.fromkeys(missing, ())]:
-            wanted = {c: tuple(sorted(e)) for c, e in wave.items() if _lacking(c, e, store) and _can_start(c, store)}
+        waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)
+        faulty = _preflight(dict.fromkeys(c for wave in waves for c in wave), device, executor)
+        failed += faulty.items()
+        for wave in waves:
+            # what is asked for itself trains to its end before what starts from it
+            whole = {c: {*e, c.epochs} if e and c in asked else e for c, e in wave.items() if c not in faulty}
+            wanted = {c: tuple(sorted(e)) for c, e in whole.items() if _lacking(c, e, store) and _can_start(c, store)}
             failed += _train_wave(wanted, store, device, progress, executor, workers)
         if failed:
             told = "; ".join(f"{c.id}: {type(e).__name__}: {e}" for c, e in failed)
@@ -78,6 +84,14 @@ def _edited(method, noted) -> bool:
     """Whether a method of the user's own has another source than what is noted with a record or checkpoint of it."""
     then, now = noted.get("method_source"), source(method)
     return None not in (then, now) and then != now
+
+
+def _preflight(configs, device, executor) -> dict:
+    """Config -> RuleError of runs whose rule has a fault that shows before training; without an executor, it is raised."""
+    faulty = preflight.faults(configs, "cpu" if executor else resolve_device(device))
+    if faulty and executor is None:
+        raise next(iter(faulty.values()))
+    return {c: e for c, e in faulty.items() if isinstance(e, RuleError)}  # all else may be the fault of one run alone
 
 
 def _usable(configs, store) -> set[str]:
@@ -125,8 +139,13 @@ def _can_start(c, store) -> bool:
 
 
 def _lacking(c, epochs, store) -> bool:
-    """Whether a run has yet to be trained, for its record or for the snapshots after `epochs`."""
-    return store.get(c) is None or any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
+    """Whether a run has yet to be trained, for the snapshots after `epochs` or, where its end is wanted, for its record.
+
+    No `epochs` stand for the record alone.
+    """
+    if (not epochs or c.epochs in epochs) and store.get(c) is None:
+        return True
+    return any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
 
 
 def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
@@ -199,8 +218,9 @@ def _results(jobs, executor):
 def train_ensemble(configs, epochs, method, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
     """Train one ensemble into the store at `root`, on whatever machine this is called; the runs that another process has.
 
-    epochs: of the snapshots that are wanted of each run. method: the class of all of them. wait for a run that another
-    process is training, rather than leave it.
+    epochs: of the snapshots that are wanted of each run, which is trained as far as the last of them and keeps a checkpoint
+    there; none: for its record. method: the class of all of them. wait for a run that another process is training, rather
+    than leave it.
     """
     METHODS.setdefault(configs[0].method, method)
     store = Store(root)
@@ -210,19 +230,20 @@ def train_ensemble(configs, epochs, method, root, device="auto", progress=False,
         if needed:
             images = data.load(needed[0].dataset)
             store.check_dataset(images)
-            stop = max(epochs, default=None) if all(store.get(c) for c in needed) else None
-            _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs, stop)
+            _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs)
     return [c for c in configs if c not in mine]
 
 
-def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
-    """Train one ensemble and store what it gives: records, and the weights after each of the epochs `wanted` and the last.
+def _train_group(configs, pixels, store, progress, wanted=()):
+    """Train one ensemble as far as the last of the epochs `wanted`, or to its end, and store what it gives.
 
-    stop: the epoch after which to end, for weights alone.
+    That is the weights after each of these epochs and the last, records of runs that have none, and of a run that is not at
+    its end or could not be measured there a checkpoint.
     """
     size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
     noted = {"method_source": made_by} if made_by else {}
-    wanted = {*wanted, epochs}
+    last, wanted = max(wanted, default=epochs), {*wanted, epochs}
+    lacking = {c for c in configs if store.get(c) is None}
     fused = pixels.device.type == "cpu" and cost_flops(configs[0]) > FUSE_FLOPS  # on CUDA, steps are recorded
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
@@ -232,12 +253,13 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
     begun = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
-    if all(kept) and len(begun) == 1 and max(begun) < min(wanted):
+    next_wanted = min((e for e in wanted if any(_lacking(c, (e,), store) for c in configs)), default=epochs)
+    if all(kept) and len(begun) == 1 and max(begun) <= next_wanted:
         for m, (tensors, meta) in enumerate(kept):
             ensemble.restore(m, tensors, meta["epoch"])
             members[m] = meta["progress"]
     how = {"unit": " run-epoch", "leave": False, "disable": not progress, "mininterval": 1 if sys.stderr.isatty() else 30}
-    label, last, saved = f"{configs[0].method} ×{size}", stop or epochs, time.monotonic()
+    label, saved = f"{configs[0].method} ×{size}", time.monotonic()
 
     def put(c, result):
         device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
@@ -252,21 +274,34 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))
         store.checkpoint_path(c).unlink(missing_ok=True)
 
+    def checkpoint(c, result, tensors):
+        meta = noted | {"epoch": ensemble.epoch, "progress": rounded(result)}
+        store.save_tensors(store.checkpoint_path(c), tensors, meta)
+
     with tqdm(total=last * size, initial=ensemble.epoch * size, desc=label, **how) as bar:
         for diverged in train(ensemble, members, last):
             epoch = ensemble.epoch
             bar.update(epoch * size - bar.n)
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS and epoch < epochs and stop is None
-            for c, result in diverged if stop is None else ():
-                put(c, result)
+            due = epoch == last or time.monotonic() - saved > CHECKPOINT_SECONDS
+            for c, result in diverged:
+                if c in lacking:
+                    put(c, result)
+            measured = [str(epoch) in r["diagnostics"] or epoch not in (*configs[0].diagnose, epochs) for r in members]
             for m, (c, result) in enumerate(zip(ensemble.configs, members)):
-                tensors = ensemble.export(m) if due or epoch in wanted else {}
-                if due:
-                    store.save_tensors(store.checkpoint_path(c), tensors, noted | {"epoch": epoch, "progress": rounded(result)})
+                done = epoch == epochs and measured[m]
+                keep = c in lacking and not done and epoch > 0 and (due or not all(measured))
+                tensors = ensemble.export(m) if keep or epoch in wanted else {}
+                if keep:
+                    checkpoint(c, result, tensors)
                 if epoch in wanted:
                     weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
                     store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})
-                if epoch == epochs and stop is None:
-                    put(c, result | {"status": "complete"})
+                if done and c in lacking:
+                    try:
+                        put(c, result | {"status": "complete"})
+                    except OSError:  # there may be room for a record later, when the run goes on from here
+                        with suppress(OSError):
+                            checkpoint(c, result, ensemble.export(m))
+                        raise
             saved = time.monotonic() if due else saved
-    ensemble.together = None  # which refers to the ensemble, whose memory would else wait for the collector
+    ensemble.groups = []  # which refers to the ensemble, whose memory would else wait for the collector

@@ -19,6 +19,7 @@ METHODS = "test_methods.py"
 SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
 RECORDED = "test_training.py::test_a_recorded_step_hears_all_that_changes_between_steps"
 COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
+PHASES = "test_company.py::test_members_in_different_phases_are_as_they_are_alone"
 SIDE = "test_training.py::test_members_side_by_side_run_at_once_but_for_the_step_that_compiles"
 
 MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which one has to fail)
@@ -38,7 +39,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "shared-batches": (TRAINING, "pixels.draws(c.seed,", "pixels.draws(cfg.seed,", COMPANY),
     "shared-lr": (TRAINING, "= c.lr * rate", "= cfg.lr * rate", COMPANY),
     "rate-recorded": (TRAINING, "moving, self.lr[m]", "moving, self.lr[m].item()", SCRIPT),
-    "recorded-for-good": (TRAINING, "if self.phase != (phase :=", "if None is self.phase != (phase :=", RECORDED),
+    "recorded-for-good": (TRAINING, "if self.steps_of != (steps_of :=", "if None is self.steps_of != (steps_of :=", RECORDED),
     "flip-dropped": (TRAINING, "take[3] if cfg.augment else None", "None", SCRIPT),
     "no-momentum": (TRAINING, '"momentum": cfg.momentum', '"momentum": 0.0', SCRIPT),
     "no-decay": (TRAINING, '"weight_decay": cfg.weight_decay', '"weight_decay": 0.0', SCRIPT),
@@ -53,7 +54,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                           "test_runs.py::test_a_checkpoint_of_an_edited_rule_is_not_continued"),
     "frozen-mean": ("protocol.py", "frozen.get(r.config.seed, mean)", "mean",
                     "test_protocol.py::test_depth_is_judged_against_the_frozen_net_of_the_same_seed"),
-    "mixed-checkpoints": ("runs.py", 'if all(kept) and len(begun) == 1 and max(begun) < min(wanted):',
+    "mixed-checkpoints": ("runs.py", 'if all(kept) and len(begun) == 1 and max(begun) <= next_wanted:',
                           "if kept := [k for k in kept if k]:", "test_runs.py"),
     "upstream-dropped": ("runs.py", "[_start(c, store) for c in configs]", "None", "test_runs.py"),
     "crop-swapped": ("data.py", "dy * down + dx * right", "dx * down + dy * right", "test_data.py"),
@@ -81,7 +82,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "bn-biased": ("models/convnet.py", "* n / (n - 1)", "", "test_models.py"),
     "exploit-clamp": ("exploit.py", "g.clamp(-CLAMP, CLAMP) if clamp else g", "g", "test_exploit.py"),
     "frozen-drifts": (TRAINING, "elif self.configs[0].train_net:", "else:", "test_models.py"),
-    "compiled-by-all": (TRAINING, "self.compiling = threading.Lock()", "self.compiling = nullcontext()", SIDE),
+    "compiled-by-all": (TRAINING, "lock = threading.Lock()", "lock = nullcontext()", SIDE),
     "one-runs-ahead": (TRAINING, "waiting.put((done + 1, m))", "waiting.put((0, m))", SIDE),
     "counted-for-all": (TRAINING, "self.steps[m] += moving", "self.steps += moving", COMPANY),
     "clip-amplifies": (TRAINING, ".clamp(max=1)", "", SCRIPT),
@@ -170,6 +171,33 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                       "test_audit.py::test_a_valid_exact_gradient_never_fires_b"),
     "pretender": (DIAG, "part_cosine(free, part, made)", "part_cosine(free, part, free)",
                   "test_audit.py::test_an_audit_tells_credit_that_was_shown_from_credit_that_trained"),
+    "phase-of-the-first": (TRAINING, "self.method.phase_of(c, self.epoch) for c", "self.method.phase_of(cfg, self.epoch) for c",
+                           PHASES),
+    "mirror-unasked": (BASE, "Phase(fits=type(self).auxiliary is not LocalMethod.auxiliary)", "Phase(fits=False)",
+                       "test_company.py::test_a_rule_without_trained_parameters_learns_by_what_it_changes"),
+    "whole-options-lost": (TRAINING, "for k in method.member_options}",
+                           "for k in method.member_options if type(cfg.options[k]) is float}",
+                           "test_company.py::test_member_options_of_every_type_reach_the_state"),
+    "first-members-config": (BASE, "if k not in MEMBER_FIELDS}", "if k}",
+                             "test_preflight.py::test_a_field_that_members_may_differ_in_is_not_read_off_the_config"),
+    "attributes-thaw": (BASE, "        if self._frozen:", "        if False:",
+                        "test_preflight.py::test_an_attribute_set_while_training_is_refused"),
+    "edits-unseen": ("preflight.py", "if place := moved(before, held_now()):", "if place := None:",
+                     "test_preflight.py::test_what_a_rule_edits_in_place_is_named"),
+    "draws-unseen": ("preflight.py", 'found["Python\'s"] = repr(random.getstate()).encode()', "pass",
+                     "test_preflight.py::test_a_draw_from_a_global_generator_is_refused"),
+    "double-unchecked": ("preflight.py", "    check_levels(method, credit, hs, when)", "    pass",
+                         "test_preflight.py::test_credit_that_would_fail_at_the_last_diagnosis_is_refused_before_training"),
+    "diagnosis-costs-all": ("runs.py", "(due or not all(measured))", "due",
+                            "test_runs.py::test_a_diagnosis_that_fails_costs_nothing_that_was_trained"),
+    "record-costs-all": ("runs.py", "checkpoint(c, result, ensemble.export(m))", "pass",
+                         "test_runs.py::test_a_record_that_cannot_be_written_costs_nothing_that_was_trained"),
+    "upstream-to-its-end": ("runs.py", "last, wanted = max(wanted, default=epochs),", "last, wanted = epochs,",
+                            "test_runs.py::test_an_upstream_that_is_also_asked_for_trains_once"),
+    "exploited-as-trained": (BASE, "        vars(cfg).update(changes)", "        pass",
+                             "test_exploit.py::test_what_is_exploited_is_the_rule_itself_under_another_update"),
+    "batched-or-not-at-all": (TRAINING, "except Exception as e:  # raised while", "except OSError as e:  # raised while",
+                              "test_training.py::test_every_rule_that_trains_in_turn_trains_on_every_path"),
 }  # fmt: skip
 
 

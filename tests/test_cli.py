@@ -243,6 +243,25 @@ def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
             audit(Unlucky, seeds=seeds)
 
 
+def test_audit_of_an_unknown_dataset_is_an_error():
+    with pytest.raises(ValueError, match="unknown dataset 'digts'; did you mean 'digits'"):
+        audit("dfa", dataset="digts", seeds=(1,))
+
+
+def test_audit_asks_for_the_sign_of_credit_that_points_uphill():
+    class Uphill(LocalMethod):
+        name = "uphill"
+
+        def credit(self, p, s, hs, logits, y):
+            return [-self.exact_credit(p, hs, y, l) for l in range(len(hs))]
+
+    with pytest.warns(UserWarning, match="check the sign"):
+        found = audit(Uphill, seeds=(1, 2), epochs=1, width=8, depth=2)
+    told = "Γ is -1.00, the mean over all levels, in 2 of 2 seeds: check the sign of its credit, which is that of the gradient."
+    assert told in found.lines
+    assert not any("sign" in line for line in audit("dfa", seeds=(1,), epochs=1, width=8, depth=2).lines)
+
+
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
     credit = {"credit_norm": "sample_rms_g", "credit_level": "input", "embedding": "shared", "rule": "cosine", "exploit": True}
     found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)

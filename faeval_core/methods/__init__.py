@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 
 from ..files import digest
-from .base import LocalMethod, Method
+from .base import LocalMethod, Method, check_member_options
 from .bp import BP, Frozen
 from .cb import CreditBridge
 from .dfa import DFA, FrozenDFA
@@ -27,6 +27,7 @@ def register(method: type[Method]) -> type[Method]:
         raise ValueError(f"the name of a method is of letters, digits, - and _, as it names files; not {method.name!r}")
     if METHODS.get(method.name, method).__module__.startswith("faeval_core."):
         raise ValueError(f"the method name {method.name!r} belongs to faeval itself; choose another")
+    check_member_options(method)
     METHODS[method.name] = method
     return method
 
