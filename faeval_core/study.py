@@ -1,6 +1,7 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,9 @@ class Study:
         arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted under all their labels.
         """
         flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
-        records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
+        for label, configs in arms.items():
+            runs.check_configs(configs, f"arm {label!r}")
+        records = runs.run(dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
@@ -104,5 +107,11 @@ class Study:
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
-    """One config per seed."""
-    return [base.with_(seed=s, **changes) for s in values]
+    """One config per seed. Raises ValueError for no seed, or one that is repeated: one run must not count as two."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(f"seeds must be a list of whole numbers, such as [42], not {values!r}")
+    configs = [base.with_(seed=s, **changes) for s in values]
+    found = [c.seed for c in configs]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"seeds must be one or more, each of them once, not {found}")
+    return configs
