@@ -136,7 +136,7 @@ def configs_of(args, store) -> list[RunConfig]:
             some = list(dict.fromkeys(row["label"] for row in rows))[:5]
             told = f"no run of {', '.join(args.study)} has {args.label!r} in its label"
             raise ValueError(f"{told}; the first labels: {'; '.join(some)}")
-        return [c for row in chosen if store.get(c := RunConfig.from_dict(row["config"])) is None]
+        return [c for row in chosen if not store.has(c := RunConfig.from_dict(row["config"]))]
     if args.label:
         raise ValueError("--label chooses among the runs of a study; name it with --study")
     if not given.get("method"):
@@ -149,7 +149,7 @@ def configs_of(args, store) -> list[RunConfig]:
 def run(args) -> int:
     store = Store(args.results)
     configs = configs_of(args, store)
-    for name in {c.dataset for c in configs if runs.training_allowed() and store.get(c) is None}:
+    for name in {c.dataset for c in configs if runs.training_allowed() and not store.has(c)}:
         data.load(name)
     with opened(args.engine, gpu=runs.resolve_device(args.device).type == "cuda") as (executor, workers):
         records = runs.run(configs, store, device=args.device, executor=executor, workers=workers)
@@ -165,7 +165,8 @@ def run(args) -> int:
 
 def status(args) -> None:
     store = Store(args.results)
-    records = {r.config.id: r for r in store.all()}
+    known, left = store.survey()
+    records = {r.config.id: r for r in known}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
     progress = {p.stem: kept[1]["epoch"] for p in checkpoints if (kept := store.load_tensors(p, only_meta=True))}
 
@@ -176,8 +177,8 @@ def status(args) -> None:
         if row["config"]["method"] not in CHOICES["method"]:  # a rule of the user's own that is not registered here
             return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
-        if c.id in records:
-            return records[c.id].status, 0
+        if record := records.get(c.id) or (store.get(c) if store.has(c) else None):
+            return record.status, 0
         return "not run", (seconds or costs.cost_flops(c) / rate) * (1 - progress.get(c.id, 0) / c.epochs)
 
     listed = {name: study["runs"] for name, study in studies(store.root).items()}
@@ -191,8 +192,7 @@ def status(args) -> None:
     for run_id, epoch in progress.items():
         with store.lock(run_id, wait=False) as free:
             print(f"{'interrupted' if free else 'in training'}: {run_id}, checkpoint at epoch {epoch}")
-    unknown = len(store.paths()) - len(store.paths(METHODS))
-    print(f"{len(records)} records in {store.root}" + (f", {unknown} of methods that are not known here" if unknown else ""))
+    print(", ".join([f"{len(records)} records in {store.root}", *(f"{n} {reason}" for reason, n in left.items())]))
 
 
 def audit(args) -> int:

@@ -1,14 +1,15 @@
 import base64
 import html
+import inspect
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 from string import Template
 
 import matplotlib.pyplot as plt
 
 from . import data, figures, protocol, stats, study, tables
-from .config import RunConfig
+from .config import RunConfig, check_known
 from .files import publish
 from .methods import METHODS, register
 
@@ -141,9 +142,9 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     default the embedded digits are not augmented. html: where to write the page. Runs
     already in `results` are not trained again. Raises ValueError for unknown names and repeated seeds.
     """
-    name, seeds = register(method).name if isinstance(method, type) else method, list(seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"an audit needs one or more seeds, each of them once, not {seeds}")
+    own = {f.name for f in fields(RunConfig)} - {"method", "seed", "code"}
+    check_known("keyword of audit", settings, own | set(inspect.signature(audit).parameters) - {"settings"})
+    name = register(method).name if isinstance(method, type) else method
     data.check_name(dataset, results)
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}

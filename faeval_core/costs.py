@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import data, synthetic
 from .config import RunConfig, stream
 from .methods.base import Phase
+from .models import MODELS
 from .training import build, initial, noise
 
 CIFAR = ((3, 32, 32), 50000)

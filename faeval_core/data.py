@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -71,9 +71,9 @@ class Dataset:
     def image_shape(self):
         return tuple(self.train_x.shape[1:])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of every pixel, label and normalisation constant."""
+        """Hash of every pixel, label and normalisation constant, taken once: they do not change."""
         tensors = (self.train_x, self.train_y, self.test_x, self.test_y)
         told = json.dumps([list(self.classes), list(self.mean), list(self.std)])
         return digest([told, *(part for t in tensors for part in (str(tuple(t.shape)), t))])[:16]

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)  # what reading a damaged file may raise
+# what reading a damaged file may raise
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def publish(path: Path, content: bytes | str) -> Path:

@@ -5,17 +5,21 @@ import platform
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, as_completed
 from contextlib import ExitStack, suppress
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, data, preflight
-from .config import RunConfig
-from .costs import cost_flops, cpu_model
-from .methods import METHODS, source
+from . import data, preflight
+from .config import RunConfig, checked
+from .costs import cost_flops
+from .methods import METHODS
 from .methods.base import RuleError
+from .parcel import Parcel, check_code
+from .provenance import made_by
 from .store import SCIENCE, RunRecord, Store, rounded
 from .training import Ensemble, fresh_progress, train
 
@@ -28,14 +32,23 @@ class RunsFailed(RuntimeError):
     """Some runs ended in an exception; all others have been trained."""
 
 
+def check_device(device) -> None:
+    """Raise ValueError for what names no device at all."""
+    if not isinstance(device, (str, torch.device)):
+        raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
+
+
 def resolve_device(device="auto") -> torch.device:
     """'auto' is what $FAEVAL_DEVICE says, or CUDA where there is one. Raises ValueError for a device this machine lacks."""
+    check_device(device)
     if device == "auto":
         device = os.environ.get("FAEVAL_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError as e:
         raise ValueError(f"unknown device {device!r}; use auto, cpu or cuda") from e
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported; use auto, cpu or cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for but torch finds no CUDA device; use auto or cpu")
     return found
@@ -46,23 +59,48 @@ def training_allowed(wanted=True) -> bool:
     return bool(wanted) and os.environ.get("FAEVAL_TRAIN", "1") != "0"
 
 
-def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
-    """Records of `configs`, in their order: read from the store, else trained and stored.
+def check_configs(configs, what="run") -> list[RunConfig]:
+    """`configs` as a list. Raises ValueError for what is no list of configs, and for a run that would count twice."""
+    if isinstance(configs, RunConfig):
+        raise ValueError(f"{what} needs a list of configs, not one; write [config]")
+    if isinstance(configs, (str, bytes)) or not isinstance(configs, Iterable):
+        raise ValueError(f"{what} needs a list of configs, not {configs!r}")
+    configs = list(configs)
+    for c in configs:
+        if not isinstance(c, RunConfig):
+            way_out = "; RunConfig.from_dict makes one of a dict" if isinstance(c, dict) else ""
+            raise ValueError(f"{what} needs a list of RunConfigs, and {c!r} is none{way_out}")
+    for c, times in Counter(configs).items():
+        if times > 1:
+            raise ValueError(f"{what} names {c.id} (seed {c.seed}) {times} times; one run must not count as several")
+    return configs
 
-    train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as None, as does one whose dataset is
-    not on this machine (with a warning). Interrupted runs continue from their last checkpoint; a run that another process is
-    training is waited for.
+
+def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
+    """Records of `configs`, each of them named once, in their order: read from the store, else trained and stored.
+
+    store: a Store, or the folder of one. train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as
+    None, as does one whose dataset is not on this machine (with a warning). Interrupted runs continue from their last
+    checkpoint; a run that another process is training is waited for.
     executor: anything with the interface of concurrent.futures (engines.py opens some), which takes `workers` tasks at a time;
     None trains in this process. A task is one ensemble; checkpoints, snapshots and records travel through the store, whose
     folder all workers must see. There, a run that fails leaves the others going, and RunsFailed tells at the end.
+    Raises ValueError for a config of another rule than its method has become, and RecordRefused (store.py).
     """
-    store, configs = store or Store(), list(configs)
+    configs = check_configs(configs)
+    store = Store(store or "results") if isinstance(store, (str, os.PathLike, type(None))) else store
+    if not isinstance(store, Store):
+        raise ValueError(f"store must be a Store or a folder, not {store!r}")
+    check_device(device)
+    workers = checked("workers", workers, 1, least=1)
+    for c in configs:
+        if c.code:
+            check_code(c)
     found = {c.id: store.get(c) for c in configs}
-    for name in sorted({r.config.method for r in found.values() if r and _edited(r.config.method, r.provenance)}):
-        told = f"records of method {name!r} in {store.root} were made with other source than it has now"
-        warnings.warn(f"{told}; raise its version to train anew, or use another results folder", stacklevel=2)
-    missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
+    missing = [c for c in configs if found[c.id] is None]
     if training_allowed(train) and missing:
+        for c in missing:
+            check_code(c)
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
         waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)
@@ -78,12 +116,6 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
             raise RunsFailed(f"{len(failed)} runs failed, all others have been trained: {told}") from failed[0][1]
         found |= {c.id: store.get(c) for c in missing}
     return [found[c.id] for c in configs]
-
-
-def _edited(method, noted) -> bool:
-    """Whether a method of the user's own has another source than what is noted with a record or checkpoint of it."""
-    then, now = noted.get("method_source"), source(method)
-    return None not in (then, now) and then != now
 
 
 def _preflight(configs, device, executor) -> dict:
@@ -115,7 +147,7 @@ def _upstream_waves(configs, store) -> list[dict]:
     """Waves of upstream config -> epochs whose snapshots are missing; each wave starts from what those before it give."""
     needs = {}
     for c in configs:
-        if c.upstream is not None and _start(c, store) is None:
+        if c.upstream is not None and not store.has_tensors(_start_path(c, store)):
             needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
     earlier = _upstream_waves(list(needs), store) if needs else []
     for wave in earlier:
@@ -124,15 +156,24 @@ def _upstream_waves(configs, store) -> list[dict]:
     return [*earlier, needs] if needs else earlier
 
 
+def _start_path(c, store):
+    """Path of the snapshot that a run starts from."""
+    return store.snapshot_path(c.upstream, c.upstream_epoch)
+
+
 def _start(c, store):
-    """Weights of the snapshot that a run starts from, or None."""
-    kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
-    return kept[0] if kept else None
+    """Weights of the snapshot that a run starts from; None for one without upstream."""
+    if c.upstream is None:
+        return None
+    kept = store.load_tensors(_start_path(c, store))
+    if kept is None:  # gone since it was asked for: never start from a fresh init in its place
+        raise FileNotFoundError(f"{_start_path(c, store)}, which run {c.id} starts from, is gone; run again to make it anew")
+    return kept[0]
 
 
 def _can_start(c, store) -> bool:
     """Whether the snapshot that a run starts from is there; its upstream run may have diverged before that epoch."""
-    if c.upstream is None or _start(c, store) is not None:
+    if c.upstream is None or store.has_tensors(_start_path(c, store)):
         return True
     warnings.warn(f"run {c.id} is left out: its upstream {c.upstream.id} has no epoch {c.upstream_epoch}", stacklevel=4)
     return False
@@ -143,7 +184,7 @@ def _lacking(c, epochs, store) -> bool:
 
     No `epochs` stand for the record alone.
     """
-    if (not epochs or c.epochs in epochs) and store.get(c) is None:
+    if (not epochs or c.epochs in epochs) and not store.has(c):
         return True
     return any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
 
@@ -157,7 +198,7 @@ def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
     groups = {}
     for c, epochs in wanted.items():
         kept = store.load_tensors(store.checkpoint_path(c), only_meta=True)
-        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, store.get(c) is None), []).append(c)
+        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, not store.has(c)), []).append(c)
     costs = {c: cost_flops(c) for c in wanted}
     share = sum(costs.values()) / workers
     sizes = {key: most if workers == 1 else max(1, min(most, int(share / costs[group[0]]))) for key, group in groups.items()}
@@ -170,7 +211,7 @@ def _train_wave(wanted, store, device, progress, executor, workers) -> list[tupl
 
     def job(group, wait=False):
         shown = progress and executor is None
-        return group, wanted[group[0]], METHODS[group[0].method], store.root.resolve(), device, shown, wait
+        return group, wanted[group[0]], Parcel(group), store.root.resolve(), device, shown, wait
 
     most = MAX_MEMBERS["cpu" if executor is None and resolve_device(device).type == "cpu" else "cuda"]
     jobs, failed = [job(group) for group in plan(wanted, store, most, workers)], []
@@ -215,14 +256,14 @@ def _results(jobs, executor):
         yield from _results(lost, None)
 
 
-def train_ensemble(configs, epochs, method, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
+def train_ensemble(configs, epochs, parcel, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
     """Train one ensemble into the store at `root`, on whatever machine this is called; the runs that another process has.
 
     epochs: of the snapshots that are wanted of each run, which is trained as far as the last of them and keeps a checkpoint
-    there; none: for its record. method: the class of all of them. wait for a run that another process is training, rather
+    there; none: for its record. parcel: the classes that they are of. wait for a run that another process is training, rather
     than leave it.
     """
-    METHODS.setdefault(configs[0].method, method)
+    parcel.open()
     store = Store(root)
     with ExitStack() as held:
         mine = [c for c in configs if held.enter_context(store.lock(c.id, wait))]
@@ -240,16 +281,13 @@ def _train_group(configs, pixels, store, progress, wanted=()):
     That is the weights after each of these epochs and the last, records of runs that have none, and of a run that is not at
     its end or could not be measured there a checkpoint.
     """
-    size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
-    noted = {"method_source": made_by} if made_by else {}
+    size, epochs, code = len(configs), configs[0].epochs, made_by()  # before training, that it be of the code that trains
     last, wanted = max(wanted, default=epochs), {*wanted, epochs}
-    lacking = {c for c in configs if store.get(c) is None}
+    lacking = {c for c in configs if not store.has(c)}
     fused = pixels.device.type == "cpu" and cost_flops(configs[0]) > FUSE_FLOPS  # on CUDA, steps are recorded
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
-    if any(_edited(configs[0].method, meta) for _, meta in filter(None, kept)):
-        kept = [None]  # half of a run by another rule
     begun = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
@@ -264,8 +302,8 @@ def _train_group(configs, pixels, store, progress, wanted=()):
     def put(c, result):
         device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
         provenance = {
-            "package": __version__, "method_version": METHODS[c.method].version, **noted,
-            "dataset_fingerprint": pixels.data.fingerprint, "device": device, "cpu": cpu_model(), "torch": torch.__version__,
+            **code, "method_version": METHODS[c.method].version,
+            "dataset_fingerprint": pixels.data.fingerprint, "device": device,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "side_by_side": ensemble.workers,
             "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
@@ -275,7 +313,7 @@ def _train_group(configs, pixels, store, progress, wanted=()):
         store.checkpoint_path(c).unlink(missing_ok=True)
 
     def checkpoint(c, result, tensors):
-        meta = noted | {"epoch": ensemble.epoch, "progress": rounded(result)}
+        meta = {"epoch": ensemble.epoch, "progress": rounded(result)}
         store.save_tensors(store.checkpoint_path(c), tensors, meta)
 
     with tqdm(total=last * size, initial=ensemble.epoch * size, desc=label, **how) as bar:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,9 @@ class Study:
         arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted under all their labels.
         """
         flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
-        records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
+        for label, configs in arms.items():
+            runs.check_configs(configs, f"arm {label!r}")
+        records = runs.run(dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
@@ -169,5 +172,11 @@ class Study:
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
-    """One config per seed."""
-    return [base.with_(seed=s, **changes) for s in values]
+    """One config per seed. Raises ValueError for no seed, or one that is repeated: one run must not count as two."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(f"seeds must be a list of whole numbers, such as [42], not {values!r}")
+    configs = [base.with_(seed=s, **changes) for s in values]
+    found = [c.seed for c in configs]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"seeds must be one or more, each of them once, not {found}")
+    return configs

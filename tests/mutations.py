@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASE, TRAINING, DIAG = "methods/base.py", "training.py", "diagnostics.py"
 METHODS = "test_methods.py"
+OWN, RULES, IDENTITY = "owncode.py", "test_owncode.py::test_", "test_identity.py::test_"
+EDIT, DEFAULT = RULES + "an_edit_of_anything_a_rule_uses_is_another_rule", IDENTITY + "a_changed_default_gets"
+DEFAULT += "_a_new_id_and_old_records_keep_theirs"
 SCRIPT = "test_training.py::test_twenty_steps_equal_a_plain_torch_script"
 RECORDED = "test_training.py::test_a_recorded_step_hears_all_that_changes_between_steps"
 COMPANY = "test_training.py::test_a_member_equals_its_solo_run_in_any_order_and_company"
@@ -48,10 +51,6 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
     "progress-early": ("runs.py", "bar.update(len(group) - len(busy))", "bar.update(len(wanted) - bar.n)", "test_engines.py"),
     "shared-noise": (TRAINING, "batch, self.generators[m])", "batch, self.generators[0])", "test_credit.py"),
-    "edited-rule": ("runs.py", "and then != now", "and then == now",
-                    "test_cli.py::test_an_edited_rule_is_noticed"),
-    "checkpoint-edited": ("runs.py", "kept = [None]  # half", "pass  # half",
-                          "test_runs.py::test_a_checkpoint_of_an_edited_rule_is_not_continued"),
     "frozen-mean": ("protocol.py", "frozen.get(r.config.seed, mean)", "mean",
                     "test_protocol.py::test_depth_is_judged_against_the_frozen_net_of_the_same_seed"),
     "mixed-checkpoints": ("runs.py", 'if all(kept) and len(begun) == 1 and max(begun) <= next_wanted:',
@@ -68,7 +67,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "nudge-sign": (DIAG, "hs[l] - eta * step", "hs[l] + eta * step", "test_diagnostics.py"),
     "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
     "checksum": ("store.py", 'if _checksum(told) != raw["checksum"]:', "if False:", "test_store.py"),
-    "digest": ("store.py", 'if not only_meta and _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
+    "digest": ("store.py", 'if _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
     "nan-in-json": ("files.py", "allow_nan=False", "allow_nan=True", "test_store.py"),
     "torn-write": ("files.py", "os.replace(temporary, path)", "path.write_bytes(Path(temporary).read_bytes())", "test_store.py"),
     "stale-average": ("methods/cb.py", 'torch.lerp(p[k].detach(), v, s["ema"])', "v.clone()", "test_credit.py"),
@@ -198,6 +197,49 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                              "test_exploit.py::test_what_is_exploited_is_the_rule_itself_under_another_update"),
     "batched-or-not-at-all": (TRAINING, "except Exception as e:  # raised while", "except OSError as e:  # raised while",
                               "test_training.py::test_every_rule_that_trains_in_turn_trains_on_every_path"),
+    "rule-globals": (OWN, "yield from self.globals_(f)", "pass", EDIT),
+    "rule-parents": (OWN, "for base in cls.__mro__:", "for base in cls.__mro__[:1]:", EDIT),
+    "rule-closures": (OWN, "zip(f.__code__.co_freevars, f.__closure__ or ())", "()", EDIT),
+    "rule-layout": (OWN, "return isinstance(node, ast.Pass) or (", "return isinstance(node, ast.Pass) and (",
+                     RULES + "comments_layout_docstrings_and_annotations_are_no_other_rule"),
+    "rule-file-edited": (OWN, "if found and code in known else None", "if found else None",
+                     RULES + "a_file_edited_under_the_code_in_memory_does_not_speak_for_it"),
+    "rule-unnamed": ("config.py", 'object.__setattr__(self, "code", self.code_now())', 'object.__setattr__(self, "code", "")',
+                     "test_owncode.py::test_an_edited_rule_trains_and_each_has_its_record"),
+    "rule-changed-since": ("runs.py", "        if c.code:", "        if False:",
+                           "test_owncode.py::test_a_config_of_a_rule_that_has_changed_is_refused"),
+    "worker-knows-better": ("parcel.py", "METHODS.update(zip(self.methods, classes))",
+                            "METHODS.update(zip(self.methods, classes) if False else ())",
+                            RULES + "a_module_that_has_changed_since_the_worker_imported_it_is_sent_anew"),
+    "worker-unverified": ("parcel.py", "for c, sent in zip(self.configs, self.ids):", "for c, sent in ():",
+                     RULES + "a_worker_with_another_rule_says_so"),
+    "old-record-taken": ("store.py", "if self._vouched(old) == cfg.code else path", "if True else path",
+                     RULES + "an_older_record_counts_for_the_rule_that_is_vouched_for_and_no_other"),
+    "id-of-defaults": ("config.py", 'identity.FIELDS | {"model_options": {}',
+                       '{f.name: f.default for f in fields(self)} | {"model_options": {}', DEFAULT),
+    "id-of-options": ("config.py", "known = identity.OPTIONS.get(self.method, {} if self.code else method.options)",
+                      "known = method.options", DEFAULT.replace("default", "option")),
+    "record-filled-in": ("config.py", "full = {**identity.FIELDS, ", "full = {", DEFAULT),
+    "minus-zero": ("config.py", "return abs(value) if kind is float and value == 0 else value", "return value",
+                     IDENTITY + "zero_has_one_sign"),
+    "options-change": ("config.py", "__setitem__ = __delitem__ = __ior__", "__delitem__ = __ior__",
+                     IDENTITY + "options_behave_as_a_dict_that_cannot_be_changed"),
+    "numpy-refused": ("config.py", "(v.item() if isinstance(v, np.generic) else v for v in (value, default))", "(value, default)",
+                      IDENTITY + "numbers_of_numpy_are_numbers"),
+    "half-an-epoch": ("config.py", "if wrong := [e for e in epochs if type(e) is not int]:", "if wrong := []:",
+                     IDENTITY + "a_value_of_a_wrong_kind_is_named_with_the_way_out"),
+    "seed-twice": ("study.py", "if not found or len(set(found)) < len(found):", "if not found:",
+                     IDENTITY + "seeds_are_whole_numbers_each_of_them_once"),
+    "run-twice": ("runs.py", "if times > 1:", "if times > 2:", IDENTITY + "run_names_what_it_cannot_run"),
+    "record-replaced": ("store.py", "            self._read(path, record.config)", "            pass", "test_store.py"),
+    "newer-is-damaged": ("store.py", 'raise RecordRefused(f"this version', 'raise ValueError(f"this version', "test_store.py"),
+    "other-images": ("store.py", "if made_on and here and made_on != here:", "if False:", "test_store.py"),
+    "left-out-silently": ("store.py", "        if left:", "        if not left:", "test_store.py"),
+    "header-unread": ("store.py", 'if _checksum(told) != meta.get("header"):', "if False:", "test_store.py"),
+    "snapshot-read-again": ("store.py", "_stamp(path) in _WHOLE or ", "", "test_store.py"),
+    "images-hashed-again": ("data.py", "    @cached_property", "    @property", "test_store.py"),
+    "hook-names-the-tree": ("provenance.py", 'if not k.startswith("GIT_")', "if k", "test_runs.py"),
+    "commit-of-others": ("provenance.py", "if tracked is None or _read() != LOADED:", "if tracked is None:", "test_runs.py"),
 }  # fmt: skip
 
 

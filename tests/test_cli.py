@@ -215,14 +215,20 @@ def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
     assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
 
 
-def test_an_edited_rule_is_noticed(tmp_path, capsys):
-    """Its records are shown, with a warning, until its version is raised."""
+def test_an_edited_rule_trains(tmp_path, capsys):
+    """An edit of the rule, or of what it uses, is another run; one of comments is not."""
     line = ["run", "--method", "half", "--method-file", "edited_rule.py", *TINY]
     edited = RULE.replace("0.5 *", "0.25 *")
-    for text, warned in ((RULE, False), (edited, True), (edited.replace('"half"', '"half"; version = 2'), False)):
+    as_list = edited.replace("torch.stack", "list")
+    for text, count in ((RULE, 1), (RULE + "# more", 1), (edited, 2), (as_list, 3), (RULE + "# and more", 3)):
         (tmp_path / "edited_rule.py").write_text(text)
-        assert main(line) == 0 and ("other source" in capsys.readouterr().err) == warned
-    assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+        assert main(line) == 0 and "warning" not in capsys.readouterr().err
+        assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == count
+
+
+def test_a_run_that_is_named_twice_is_refused(capsys):
+    assert main(["run", "--method", "bp", "--seeds", "1,1", *TINY]) == 2
+    assert "(seed 1) 2 times; one run must not count as several" in capsys.readouterr().err
 
 
 def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
@@ -297,6 +303,10 @@ def test_a_warning_is_one_line(tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}))
     assert main(["status"]) == 0
+    assert capsys.readouterr().out.endswith("0 records in results, 1 unreadable, such as bp-1.json\n")
+    [cfg] = [RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)]
+    (folder / f"{cfg.id}.json").write_text("{")
+    assert main(["run", "--method", "bp", *TINY]) == 0
     err = capsys.readouterr().err
     assert err.startswith("faeval: warning: record ") and err.count("\n") == 1
 

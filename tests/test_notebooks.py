@@ -1,13 +1,14 @@
 """What every committed notebook owes its reader."""
 
 import json
+import linecache
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from faeval_core import latex, tables
+from faeval_core import METHODS, RunConfig, Store, latex, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -82,3 +83,15 @@ def test_claims_are_printed_as_they_are_noted(path):
     lines = {tuple(part.strip() for part in line.split(" | ")[:2]) for line in shown.splitlines() if " | " in line}
     assert {(c["decided"], c["statement"]) for c in summary["claims"]} <= lines
     assert all(c["smallest"] > 0 or c.get("above", c.get("below")) != 0 for c in summary["claims"])
+
+
+def test_the_tours_rule_is_the_one_that_its_records_are_said_to_be_of(monkeypatch):
+    """They are from before records named the code of a rule; results/rules.json names it (Store.adopt)."""
+    source = next(s for kind, s, _ in cells(ROOT / "notebooks" / "00_tour.ipynb") if "class Broadcast" in s)
+    monkeypatch.setitem(linecache.cache, "tour", (len(source), None, source.splitlines(True), "tour"))
+    space = {"__name__": "__main__"}
+    exec(compile(source, "tour", "exec"), space)
+    monkeypatch.setitem(METHODS, "broadcast", space["Broadcast"])
+    base = RunConfig("broadcast", "digits", width=64, epochs=30, augment=False)
+    found = [Store(ROOT / "results").get(base.with_(seed=s)) for s in (42, 123, 456)]
+    assert [round(r.accuracy, 3) for r in found] == [0.969, 0.972, 0.969] and {r.config.code for r in found} == {base.code}

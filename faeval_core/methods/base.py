@@ -263,8 +263,8 @@ class LocalMethod(Method):
     `output_error(logits, y)`, softmax less one-hot. Fixed tensors come from `init_state`, trained ones from `init_params` and
     `auxiliary`, random numbers from `noise`; an option named in `member_options` is read as s[name]. What a rule learns without
     a gradient, such as a running mean, begins in `init_state`, and `auxiliary` returns its changes. Credit has the sign of the
-    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires. Raise
-    `version` with each change of meaning: records are found by name, options and version.
+    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires.
+    Records are found by a rule's options and its code, with all that it uses (owncode.py): one that is changed trains anew.
     credit_level='input': block l hears a_l. embedding='shared': the embedding hears a_1, as block 0 does otherwise.
     """
 
