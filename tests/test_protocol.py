@@ -149,7 +149,7 @@ BOUNDS = st.tuples(st.sampled_from(["above", "below"]), st.floats(-5, 5), st.flo
 
 
 @DRAWN
-@given(st.lists(st.tuples(SEEDS, BOUNDS), min_size=1, max_size=12))
+@given(st.lists(st.tuples(SEEDS, BOUNDS), min_size=1, max_size=6))
 def test_claims_are_decided_together_by_holm(family):
     """Against Holm's rule as it is written down: in the order of their p, each of the m - k that are left at 5 % / (m - k)."""
     claims = [(stats.Bound.of(smallest=least, **{side: at}), stats.mean(values)) for values, (side, at, least) in family]
