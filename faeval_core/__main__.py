@@ -21,6 +21,7 @@ from .environment import expanded
 from .files import check_folder, studies
 from .methods import METHODS
 from .store import Store
+from .training import DiagnosisFailed
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 # What is printed where the terminal cannot show it, as under LC_ALL=C.
@@ -113,7 +114,8 @@ def parser() -> Parser:
     p.add_argument("name")
     p.add_argument("path")
     for name in ("mean", "std"):
-        p.add_argument(f"--{name}", nargs=3, type=float, default=None, help="per channel, in [0, 1] (default: of the images)")
+        text = "one value (greyscale) or three, in [0, 1] (default: of the images)"
+        p.add_argument(f"--{name}", nargs="+", type=float, default=None, metavar="VALUE", help=text)
     p.add_argument("--size", type=int, default=None, help="resize all images to SIZE × SIZE")
     return top
 
@@ -140,7 +142,7 @@ def configs_of(args, store) -> list[RunConfig]:
             some = list(dict.fromkeys(row["label"] for row in rows))[:5]
             told = f"no run of {', '.join(args.study)} has {args.label!r} in its label"
             raise ValueError(f"{told}; the first labels: {'; '.join(some)}")
-        return [c for row in chosen if store.get(c := RunConfig.from_dict(row["config"])) is None]
+        return [c for row in chosen if not store.has(c := RunConfig.from_dict(row["config"]))]
     if args.label:
         raise ValueError("--label chooses among the runs of a study; name it with --study")
     if not given.get("method"):
@@ -158,7 +160,7 @@ def run(args) -> int:
     if "study" in args:
         check_folder(store.root)
     configs = configs_of(args, store)
-    for name in {c.dataset for c in configs if runs.training_allowed() and store.get(c) is None}:
+    for name in {c.dataset for c in configs if runs.training_allowed() and not store.has(c)}:
         data.load(name)
     with opened(args.engine, gpu=runs.resolve_device(args.device).type == "cuda") as (executor, workers):
         note_new(store.root)
@@ -182,7 +184,8 @@ def note_new(root: Path) -> None:
 def status(args) -> None:
     store = Store(args.results)
     check_folder(store.root)
-    records = {r.config.id: r for r in store.all()}
+    known, left = store.survey()
+    records = {r.config.id: r for r in known}
     checkpoints = [p for p in sorted(store.root.glob("checkpoints/*.safetensors")) if "@" not in p.stem]
     progress = {p.stem: kept[1]["epoch"] for p in checkpoints if (kept := store.load_tensors(p, only_meta=True))}
 
@@ -193,8 +196,8 @@ def status(args) -> None:
         if row["config"]["method"] not in CHOICES["method"]:  # a rule of the user's own that is not registered here
             return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
-        if c.id in records:
-            return records[c.id].status, 0
+        if record := records.get(c.id) or (store.get(c) if store.has(c) else None):
+            return record.status, 0
         return "not run", (seconds or costs.cost_flops(c) / rate) * (1 - progress.get(c.id, 0) / c.epochs)
 
     listed = {name: study["runs"] for name, study in studies(store.root).items()}
@@ -208,8 +211,7 @@ def status(args) -> None:
     for run_id, epoch in progress.items():
         standing = {False: "interrupted", True: "in training", None: "interrupted or in training"}[store.is_locked(run_id)]
         print(f"{standing}: {run_id}, checkpoint at epoch {epoch}")
-    unknown = len(store.paths()) - len(store.paths(METHODS))
-    print(f"{len(records)} records in {store.root}" + (f", {unknown} of methods that are not known here" if unknown else ""))
+    print(", ".join([f"{len(records)} records in {store.root}", *(f"{n} {reason}" for reason, n in left.items())]))
 
 
 def audit(args) -> int:
@@ -226,8 +228,6 @@ def audit(args) -> int:
 
 
 def register(args) -> None:
-    if (args.mean is None) != (args.std is None) or min(args.std or [1]) <= 0:
-        raise ValueError("give --mean and --std together, and std above 0")
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = f"{len(d.train_y)} training and {len(d.test_y)} test images of {d.image_shape}, {len(d.classes)} classes"
     print(f"registered {d.name} in {data.data_home()}, fingerprint {d.fingerprint}: {sizes}, mean {d.mean}, std {d.std}")
@@ -300,8 +300,9 @@ def main(argv=None) -> int:
             return 130
         except ModuleNotFoundError as e:
             return tell("error", f"{e}; pip install -r requirements.txt")
-        except (ValueError, OSError, MemoryError, runs.RunsFailed) as e:
-            if own in [frame.filename for frame in traceback.extract_tb(e.__traceback__)]:
+        except (ValueError, OSError, MemoryError, runs.RunsFailed, DiagnosisFailed) as e:
+            errors = (e, e.__cause__) if e.__cause__ else (e,)
+            if own in [frame.filename for error in errors for frame in traceback.extract_tb(error.__traceback__)]:
                 traceback.print_exc()  # a mistake in a rule of the user's own, who needs its place
             return tell("error", e)
 

@@ -1,17 +1,21 @@
 import base64
 import html
+import inspect
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from statistics import fmean
 from string import Template
 
 import matplotlib.pyplot as plt
 
-from . import figures, protocol, stats, study, tables
-from .config import RunConfig
+from . import data, figures, protocol, stats, study, tables
+from .config import RunConfig, check_known
 from .files import check_writable, publish
 from .methods import METHODS, register
 
 CONVENTION = "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd over seeds (ddof=1)."
+COSINES = {"of the credit that they hear": "credit", "of their update": "update", "of the optimiser's step": "step"}
+UPHILL = -0.1  # mean Γ below which credit is likely to have the wrong sign
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
@@ -30,7 +34,34 @@ class Audit:
 
     @property
     def table(self):
-        return tables.audit_table(tables.audit_rows(self.arms))
+        """The audit table, with the cosine of what blocks hear beside that of what trained them."""
+        table = tables.audit_table(tables.audit_rows(self.arms))
+        found = [self._trained_by(records) for records in self.arms.values()]
+        for name, key in (("Γ (what blocks hear)", "credit"), ("update cos (blocks)", "update"), ("step cos (blocks)", "step")):
+            table[name] = [tables.pm([of[key] for of in seeds]) for seeds in found]
+        return table
+
+    @staticmethod
+    def _trained_by(records) -> list[dict]:
+        return [protocol.trained_by(r.final, r.config.credit_level) for r in records if r.final]
+
+    @property
+    def trained(self) -> str:
+        """A sentence on the credit that was measured and the update that trained the net, and on whether they are one."""
+        found = self._trained_by(self.arms[self.base.method])
+        heard, update = (stats.mean_sd([of[key] for of in found])[0] for key in ("credit", "update"))
+        if update is None:
+            return "Blocks are not trained, so no update stands beside Γ."
+        told = [f"{what} {tables.pm([of[key] for of in found])}" for what, key in COSINES.items()]
+        told = f"Cosine with BP's, mean over blocks: {', '.join(told)}."
+        other = [of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR]
+        if other:
+            count = f"in {len(other)} of {len(found)} seeds the update is not what `credit` makes"
+            told += f" They disagree: {count} (cosine of the two: {tables.pm(other)}), and Γ is not of what trained the net."
+            told += f" Withdraw: {protocol.WITHDRAW['own']}."
+        elif heard is not None and abs(heard - update) > protocol.OWN_GAP:
+            told += " They differ, as samples weigh otherwise in an update: Γ alone does not speak for what trained the net."
+        return told
 
     @property
     def lines(self) -> list[str]:
@@ -49,11 +80,17 @@ class Audit:
             for cause, count in causes.items():
                 told = f"({k}) {protocol.MEANING[cause]}: {count} of {n} seeds."
                 out.append(f"{told} Withdraw: {protocol.WITHDRAW[cause]}.")
+        uphill = [mean for mean in map(mean_gamma, records) if mean is not None and mean < UPHILL]
+        if uphill:
+            told = f"Γ is {fmean(uphill):.2f}, the mean over all levels, in {len(uphill)} of {len(records)} seeds"
+            out.append(f"{told}: check the sign of its credit, which is that of the gradient.")
         rest = [f"({k}) in {fired} of {n}" for k, (fired, n) in judged.counts.items() if 0 < 2 * fired <= n]
         if rest:
             out.append(f"In some seeds, but not in most: {', '.join(rest)}.")
         if found := stats.interval([protocol.over_copy(r.final) for r in records if r.final]):
             out.append(f"Exact cosine at the hidden levels, less that of δ_L copied to every level of the same nets: {found}.")
+        if any(r.final for r in records):
+            out.append(self.trained)
         for other in (name for name in self.arms if name != self.base.method):
             if found := stats.interval(stats.paired(records, self.arms[other])):
                 settled = "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"
@@ -92,6 +129,12 @@ class Audit:
         )  # fmt: skip
 
 
+def mean_gamma(record) -> float | None:
+    """Γ after the last epoch, mean over the levels where it is defined."""
+    values = [gamma for gamma in record.final["gamma"] if gamma is not None] if record.final else []
+    return fmean(values) if values else None
+
+
 def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", train=True, device="auto", html=None, **settings):
     """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks: the Audit, by both protocols.
 
@@ -101,9 +144,10 @@ def audit(method, *, dataset="digits", seeds=(42, 123, 456), results="results", 
     """
     if html:
         check_writable(html)  # rather than find out after all training
-    name, seeds = register(method).name if isinstance(method, type) else method, list(seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"an audit needs one or more seeds, each of them once, not {seeds}")
+    own = {f.name for f in fields(RunConfig)} - {"method", "seed", "code"}
+    check_known("keyword of audit", settings, own | set(inspect.signature(audit).parameters) - {"settings"})
+    name = register(method).name if isinstance(method, type) else method
+    data.check_name(dataset, results)
     base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
     arms = {name: study.seeds(base, seeds)}
     plain = {k: valid[0] for k, valid in METHODS["bp"].creditless.items() if getattr(base, k) not in valid}

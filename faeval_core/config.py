@@ -1,14 +1,20 @@
 """RunConfig: the validated value that names one training run, and the random streams that derive from it."""
 
 import difflib
+import functools
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
 import torch
 
+from . import identity
 from .methods import METHODS
 from .models import MODELS
+from .owncode import code_digest
 
 CHOICES = {
     "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
@@ -42,31 +48,105 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def changed(values: dict, plain: dict) -> dict:
-    """Those of `values` that differ from the `plain` ones."""
-    return {k: v for k, v in values.items() if v != plain[k]}
+class Options(dict):
+    """A dict that cannot be changed, so that neither can the identity of the config that has it."""
+
+    def _refused(self, *args, **kwargs):
+        raise TypeError("options cannot be changed; make another config: cfg.with_(options=cfg.options | {...})")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
+
+    def __reduce__(self):
+        return Options, (dict(self),)
+
+    def __copy__(self):
+        return self
+
+
+def plain(name: str, value):
+    """`value` as what JSON keeps, and unchangeable: numpy's numbers as Python's, lists as tuples, dicts as Options.
+
+    Raises ValueError for what JSON cannot keep; `name` is what it calls the value.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if type(value) in (bool, int, str, type(None)) or (type(value) is float and math.isfinite(value)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(name, v) for v in value)
+    if isinstance(value, Mapping) and all(type(k) is str for k in value):
+        return Options((k, plain(name, v)) for k, v in value.items())
+    kinds = "a finite number, text, True, False, None, or a list or dict (with text as keys) of these"
+    raise ValueError(f"{name} must be {kinds}, as it is kept as JSON, not {value!r}")
+
+
+def jsonable(value):
+    """A value of a config as JSON gives it back: lists and dicts, that may be changed."""
+    if isinstance(value, tuple):
+        return [jsonable(v) for v in value]
+    return {k: jsonable(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def checked(name: str, value, default, least=0):
-    """`value` in the type of `default`, where an int will do for a float; ValueError for another, or a number below `least`."""
+    """`value` in the type of `default`, where an int will do for a float and numpy's numbers for Python's.
+
+    Raises ValueError for another type, or a number below `least`.
+    """
+    value, default = (v.item() if isinstance(v, np.generic) else v for v in (value, default))
     kind = type(default)
-    value = float(value) if kind is float and type(value) is int else value
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        value = float(value)
     if type(value) is not kind or (kind in (int, float) and not least <= value < float("inf")):
-        like = LIKE[kind].format(least) if kind in LIKE else f"like {default!r}"
+        like = LIKE[kind].format(least) if kind in LIKE else f"like {jsonable(default)!r}"
         raise ValueError(f"{name} must be {like}, not {value!r}")
-    return value
+    return abs(value) if kind is float and value == 0 else value  # -0.0 is 0.0, as equal configs have equal ids
 
 
-def checked_options(owner: str, known: dict, given: dict) -> dict:
-    """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one."""
+def checked_options(field_name: str, owner: str, known: dict, entered: dict, given) -> Options:
+    """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one.
+
+    entered: their values in the tables of identity.py, which older records may have where the defaults are others by now.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{field_name} must be a dict of option: value, such as {known or {}!r}, not {given!r}")
     check_known(f"option of {owner}", given, known)
-    least = {k: min(0, v) if type(v) in (int, float) else 0 for k, v in known.items()}  # a default of -1 stands for never
-    return known | {k: checked(f"option {k} of {owner}", v, known[k], least[k]) for k, v in given.items()}
+    found = {}
+    for name, default in known.items():
+        told = f"option {name} of {owner}"
+        default = plain(f"the default of {told}", default)
+        usual = [v for v in (default, entered.get(name)) if type(v) in (int, float)]
+        least = min([0, *usual])  # a default of -1 stands for never
+        value = plain(told, given[name]) if name in given else default
+        found[name] = checked(told, value, default, least)
+    return Options(found)
+
+
+def checked_name(name: str, value, valid) -> None:
+    """Raise ValueError for what is not one of the names `valid`."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} must be a name, not a class; register({value.__name__}), then give its name")
+    if isinstance(value, (list, tuple, set)):
+        raise ValueError(f"{name} must be one name, not {value!r}; make a config for each of several")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a name, not {value!r} (valid: {', '.join(valid)})")
+    check_known(name, [value], valid)
+
+
+def checked_epochs(value, last: int) -> tuple:
+    """Sorted epochs for diagnostics before the last one, from any iterable of whole numbers in 0..last."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ValueError(f"diagnose must be a list of epochs, such as [1, 5], not {value!r}")
+    epochs = [e.item() if isinstance(e, np.generic) else e for e in value]
+    if wrong := [e for e in epochs if type(e) is not int]:
+        raise ValueError(f"diagnose must be a list of whole numbers, not {wrong}")
+    if wrong := [e for e in epochs if not 0 <= e <= last]:
+        raise ValueError(f"diagnose names epochs {wrong} outside 0..{last}")
+    return tuple(sorted({*epochs} - {last}))
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON and its method's version.
+    """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON, of its method's version, and of the
+    code of a method or model that is not faeval's own.
 
     Defaults are what the study gives of its recipe, with raw credit; its published rows are those of credit_norm='sample_rms_g'
     (notebook 11). `method` is a name in METHODS and `model` one in MODELS; `options` and `model_options` are their own.
@@ -84,6 +164,8 @@ class RunConfig:
     diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
     upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init, with a learning
     rate schedule, optimiser state and data order of the run's own; an auxiliary net of the same method comes along.
+    code: digest of the code of a method or model of your own when the config was made ('' where both are faeval's own, or where
+    an older record names none); it is made here, and only `from_dict` gives one.
     """
 
     method: str
@@ -121,21 +203,32 @@ class RunConfig:
     diagnose: tuple = ()
     upstream: "RunConfig | None" = None
     upstream_epoch: int = 0
+    code: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
         for f in fields(self):
             name, value, kind = f.name, getattr(self, f.name), type(f.default)
+            if isinstance(value, np.str_):
+                object.__setattr__(self, name, str(value))
             if name in CHOICES:
-                check_known(name, [value], CHOICES[name])
+                checked_name(name, value, CHOICES[name])
             elif kind in LIKE:
                 least = 1 if kind is int and name not in ("seed", "upstream_epoch") else 0
                 object.__setattr__(self, name, checked(name, value, f.default, least))
+        if not (isinstance(self.dataset, str) and self.dataset):
+            raise ValueError(f"dataset must be the name of a dataset, not {self.dataset!r}")
         method, model = METHODS[self.method], MODELS[self.model]
-        for key, kind, owner in (("options", "method", method), ("model_options", "model", model)):
-            object.__setattr__(self, key, checked_options(f"{kind} {getattr(self, kind)!r}", owner.options, getattr(self, key)))
-        if wrong := [e for e in self.diagnose if not 0 <= e <= self.epochs]:
-            raise ValueError(f"diagnose names epochs {wrong} outside 0..{self.epochs}")
-        object.__setattr__(self, "diagnose", tuple(sorted({*map(int, self.diagnose)} - {self.epochs})))
+        parts = (("options", "method", method, identity.OPTIONS), ("model_options", "model", model, identity.MODEL_OPTIONS))
+        for key, kind, owner, table in parts:
+            name = getattr(self, kind)
+            found = checked_options(key, f"{kind} {name!r}", owner.options, table.get(name, {}), getattr(self, key))
+            object.__setattr__(self, key, found)
+        object.__setattr__(self, "diagnose", checked_epochs(self.diagnose, self.epochs))
+        if self.code is None:
+            object.__setattr__(self, "code", self.code_now())
+        if not isinstance(self.upstream, RunConfig | None):
+            way_out = "; RunConfig.from_dict makes one of a dict" if isinstance(self.upstream, dict) else ""
+            raise ValueError(f"upstream must be a RunConfig or None, not {self.upstream!r}{way_out}")
         if self.upstream is None and self.upstream_epoch:
             raise ValueError(f"upstream_epoch {self.upstream_epoch} is given without an upstream run")
         if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
@@ -146,21 +239,36 @@ class RunConfig:
         method.check(self)
 
     def to_dict(self) -> dict:
-        return vars(self) | {"diagnose": list(self.diagnose), "upstream": self.upstream.to_dict() if self.upstream else None}
+        """Plain JSON values, which may be changed; `code` only where there is some."""
+        values = {f.name: jsonable(getattr(self, f.name)) for f in fields(self)}
+        values["upstream"] = self.upstream.to_dict() if self.upstream else None
+        return values if self.code else {k: v for k, v in values.items() if k != "code"}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
-        """Inverse of `to_dict`; a field that an older record lacks takes its default."""
+        """Inverse of `to_dict`; what an older record lacks has the value that ids are reckoned against (identity.py)."""
         check_known("run parameter", values, {f.name for f in fields(cls)})
-        return cls(**{**values, "upstream": cls.from_dict(values["upstream"]) if values.get("upstream") else None})
+        full = {**identity.FIELDS, "options": {}, "model_options": {}, "code": "", **values}
+        for owner, key, table in (("method", "options", identity.OPTIONS), ("model", "model_options", identity.MODEL_OPTIONS)):
+            if isinstance(full[key], Mapping) and isinstance(full.get(owner), str):
+                full[key] = table.get(full[owner], {}) | full[key]
+        full["upstream"] = cls.from_dict(values["upstream"]) if values.get("upstream") else None
+        return cls(**full)
+
+    def code_now(self) -> str:
+        """Digest of the code that the method and model of these names have now, as far as it is not faeval's own."""
+        return code_digest(METHODS[self.method], MODELS[self.model])
 
     @property
     def id(self) -> str:
-        """Identity of the run. Fields at their default are left out, so that a new field keeps old records valid."""
-        method, model = METHODS[self.method], MODELS[self.model]
-        plain = {f.name: f.default for f in fields(self)} | {"model_options": {}, "model_version": 1}
-        values = self.to_dict() | {"model_options": changed(self.model_options, model.options), "model_version": model.version}
-        told = changed(values, plain) | {"options": changed(self.options, method.options)}
+        """Identity of the run: the hash of what differs from the tables of identity.py, whatever the defaults are now."""
+        method, model, values = METHODS[self.method], MODELS[self.model], self.to_dict()
+        # of code that is known by its digest, all options are told
+        known = identity.OPTIONS.get(self.method, {} if self.code else method.options)
+        known_of_model = identity.MODEL_OPTIONS.get(self.model, {} if self.code else model.options)
+        values |= {"model_options": identity.told(values["model_options"], known_of_model), "model_version": model.version}
+        told = identity.told(values, identity.FIELDS | {"model_options": {}, "model_version": 1})
+        told["options"] = identity.told(values["options"], known)
         told["upstream"] = self.upstream.id if self.upstream else None
         text = json.dumps([told, method.version], sort_keys=True)
         return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -172,7 +280,7 @@ class RunConfig:
         """A copy with changes; a change of method or model drops the options of the old one."""
         pairs = (("method", "options"), ("model", "model_options"))
         dropped = {key: {} for owner, key in pairs if changes.get(owner, getattr(self, owner)) != getattr(self, owner)}
-        return replace(self, **dropped | changes)
+        return replace(self, **{"code": None} | dropped | changes)
 
     @property
     def signature(self) -> str:
@@ -182,3 +290,17 @@ class RunConfig:
         values["options"] = {k: v for k, v in self.options.items() if k not in method.member_options}
         values["active"] = [v > 0 for v in (self.penalty, self.penalty_h0, self.momentum, *map(self.options.get, method.gates))]
         return json.dumps(values, sort_keys=True)
+
+
+def _naming(init):
+    """RunConfig's constructor, with the nearest match for a misspelt name."""
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **given):
+        check_known("run parameter", given, {f.name for f in fields(RunConfig)})
+        init(self, *args, **given)
+
+    return checked_init
+
+
+RunConfig.__init__ = _naming(RunConfig.__init__)

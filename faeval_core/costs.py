@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import synthetic
+from . import data, synthetic
 from .config import RunConfig, stream
-from .methods import METHODS
+from .methods.base import Phase
 from .models import MODELS
+from .training import build, initial, noise
 
 CIFAR = ((3, 32, 32), 50000)
 SHAPES = {"digits": ((1, 8, 8), 1437), "fashionmnist": ((1, 28, 28), 60000)}  # of a dataset's images, and their number
@@ -66,15 +67,9 @@ def flops_per_sample(cfg: RunConfig, fits: bool) -> float:
     """
     shape, _ = _images(cfg)
     classes = 10
-    method = METHODS[cfg.method](cfg, MODELS[cfg.model](cfg, shape, classes))
-    method.fits = fits
-    params = method.model.init(stream(0, "init")) | method.init_params(cfg, stream(0, "aux"))
-    state = method.init_state(cfg, stream(0, "state")) | method.init_copies(params) | method.at_epoch(cfg, 0)
-    state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0", "eta")}
-    state |= {k: torch.tensor(cfg.options[k]) for k in method.member_options if type(cfg.options[k]) is float}
-    state |= {k: torch.zeros(noise) for k, noise in method.noise(TRACED).items()}
-    if method.model.process_noise:
-        state["process"] = torch.zeros(method.model.depth, TRACED, method.model.width)
+    method = build(cfg, shape, classes)[0].during(Phase(fits=fits))
+    params, state = initial(cfg, method)
+    state |= noise(method, cfg, TRACED, stream(0, "noise"))
     leaves = {k: v.requires_grad_() if method.trains(k) else v for k, v in params.items()}
     x, y = torch.randn(TRACED, *shape, generator=stream(0, "x")), torch.arange(TRACED) % classes
     with FlopCounterMode(display=False) as counted:
@@ -85,10 +80,13 @@ def flops_per_sample(cfg: RunConfig, fits: bool) -> float:
 
 
 def _images(cfg) -> tuple[tuple, int]:
-    """Shape of a dataset's images and their number; a registered set counts as one of CIFAR's size."""
+    """Shape of a dataset's images and their number; a set that is not here counts as one of CIFAR's size."""
     if synthetic.is_synthetic(cfg.dataset):
         return (cfg.width,), synthetic.TRAIN // (10 if cfg.dataset.endswith("-small") else 1)
-    return SHAPES.get(cfg.dataset, CIFAR)
+    if kept := data.kept_shape(cfg.dataset):
+        return kept
+    shape, images = SHAPES.get(cfg.dataset, CIFAR)
+    return shape if MODELS[cfg.model].embedded else (cfg.width,), images
 
 
 def _structure(cfg) -> RunConfig:
@@ -101,7 +99,7 @@ def _structure(cfg) -> RunConfig:
 
 def _learning_epochs(cfg) -> int:
     """Epochs of a run in which an auxiliary net learns; all of them for a method that has none."""
-    method = METHODS[cfg.method](cfg, MODELS[cfg.model](cfg, *(_images(cfg)[0], 10)))
+    method, _ = build(cfg, _images(cfg)[0], 10)
     return sum(method.learns(cfg, epoch, "aux.") for epoch in range(cfg.epochs))
 
 

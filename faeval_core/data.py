@@ -1,24 +1,27 @@
 """Datasets as uint8 tensors that live on the device, with crop, flip and normalisation batched there.
 
 Built in: digits (scikit-learn, nothing to download), cifar10, cifar100, fashionmnist (torchvision's downloader). Any
-image-folder tree or tar archive `train/<class>/*`, `test/<class>/*` can be registered under a name of its own.
-Files live in $FAEVAL_DATA (default ~/.cache/faeval).
+image-folder tree or tar archive `train/<class>/*`, `test/<class>/*`, and any table of numbers, can be registered under a
+name of its own. Files live in $FAEVAL_DATA (default ~/.cache/faeval).
 """
 
-import io
 import json
 import os
-import tarfile
+import re
+import tempfile
+import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from . import synthetic
+from . import arrays, images, synthetic, trees
 from .config import check_known, stream, suggest
+from .diagnostics import BATCH, STABILITY_BATCHES
 from .environment import expanded
-from .files import UNREADABLE, digest, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, publish_tensors, read_json, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TORCHVISION = {  # name -> (torchvision class, mean, std)
@@ -26,8 +29,10 @@ TORCHVISION = {  # name -> (torchvision class, mean, std)
     "cifar100": ("CIFAR100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "fashionmnist": ("FashionMNIST", (0.2860,), (0.3530,)),
 }
+UNSCALED = {"mean": (0.0,), "std": (1 / 255,)}  # of inputs that are used as they are
 PADDING = 4
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+SMALLEST_STD = 1e-4  # of a channel, in [0, 1] units
+NAME, LONGEST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"), 64
 
 
 class DatasetMissing(FileNotFoundError):
@@ -35,12 +40,17 @@ class DatasetMissing(FileNotFoundError):
 
 
 def data_home() -> Path:
+    """Where datasets are kept; ValueError without FAEVAL_DATA and without a home folder."""
     return expanded(os.environ.get("FAEVAL_DATA") or "~/.cache/faeval")
 
 
 @dataclass
 class Dataset:
-    """Images uint8 (N, C, H, W), labels int64 (N,); mean and std per channel, in units of [0, 1] intensities."""
+    """Images uint8 (N, C, H, W), labels int64 (N,); mean and std per channel, in units of [0, 1] intensities.
+
+    Synthetic sets and tables hold float32 (N, 1, 1, features) instead, which are used as they are.
+    notes: what was done when it was registered; the fingerprint leaves them out.
+    """
 
     name: str
     train_x: torch.Tensor
@@ -50,14 +60,15 @@ class Dataset:
     classes: tuple
     mean: tuple
     std: tuple
+    notes: tuple = ()
 
     @property
     def image_shape(self):
         return tuple(self.train_x.shape[1:])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of every pixel, label and normalisation constant."""
+        """Hash of every pixel, label and normalisation constant, taken once: they do not change."""
         tensors = (self.train_x, self.train_y, self.test_x, self.test_y)
         told = json.dumps([list(self.classes), list(self.mean), list(self.std)])
         return digest([told, *(part for t in tensors for part in (str(tuple(t.shape)), t))])[:16]
@@ -102,85 +113,182 @@ def _cached(name: str) -> Dataset:
     return data
 
 
+def kept_shape(name: str) -> tuple[tuple, int] | None:
+    """(shape of an image, number of training images) of a dataset registered here, or None."""
+    if name_fault(name):
+        return None
+    try:
+        with safe_open(data_home() / f"{name}.safetensors", "pt") as kept:
+            count, *shape = kept.get_slice("train_x").get_shape()
+    except (SafetensorError, OSError):  # not here, or damaged, as `load` says
+        return None
+    return tuple(shape), count
+
+
 BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
 def known_datasets() -> list[str]:
     """Names of the datasets that are built in, and of those that were registered on this machine."""
-    return [*BUILT_IN, *synthetic.NAMES, *sorted(p.stem for p in data_home().glob("*.safetensors"))]
+    kept = (p.stem for p in data_home().glob("*.safetensors"))
+    registered = sorted(name for name in kept if not name_fault(name))
+    return [*BUILT_IN, *synthetic.NAMES, *registered]
+
+
+def name_fault(name) -> str | None:
+    """Why `name` can be no registered dataset's, or None where it can: it is safe as a file's, too."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or not NAME.fullmatch(name):
+        which = f"up to {LONGEST_NAME} letters, digits, '-', '_' and, inside, '.'"
+        return f"the name of a dataset is {which}, not {name!r}"
+    if name in BUILT_IN or synthetic.is_synthetic(name):
+        return f"the name {name!r} belongs to a built-in dataset; choose another"
+    return None
+
+
+def check_new_name(name) -> None:
+    """Raise ValueError for a name that no dataset may be registered under."""
+    if fault := name_fault(name):
+        raise ValueError(fault)
 
 
 def check_name(name: str, results) -> None:
     """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
     index = Path(results, "datasets.json")
-    valid = {*known_datasets(), *(json.loads(index.read_text()) if index.exists() else ())}
+    valid = {*known_datasets(), *(read_json(index) if index.exists() else ())}
     check_known("dataset", [name], valid, "; to add your own: python -m faeval_core data register")
 
 
 @cache
 def load(name: str) -> Dataset:
-    """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images are not here."""
-    if synthetic.is_synthetic(name):
-        return Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), (0.0,), (1 / 255,))
+    """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images
+    are not here, and ValueError for what can be no dataset's name."""
+    if isinstance(name, str) and synthetic.is_synthetic(name):
+        return Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), **UNSCALED)
+    if name in BUILT_IN:
+        return BUILT_IN[name](name)
+    check_new_name(name)
     if name in known_datasets():
-        return BUILT_IN.get(name, _cached)(name)
+        return _cached(name)
     way_out = f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
     raise DatasetMissing(f"{suggest('dataset', name, known_datasets())}. {way_out}")
 
 
-def _members(source: Path):
-    """(path inside the tree, bytes) of every file of a folder or tar archive."""
-    if source.is_dir():
-        yield from ((p.relative_to(source).as_posix(), p.read_bytes()) for p in source.rglob("*") if p.is_file())
-    else:
-        with tarfile.open(source) as tar:
-            yield from ((m.name, tar.extractfile(m).read()) for m in tar if m.isfile())
-
-
 def register_images(name: str, source, mean=None, std=None, size=None, progress=True) -> Dataset:
-    """Decode `train/<class>/*` and `test/<class>/*` below `source` (folder or tar) once and keep it as dataset `name`.
+    """Decode `train/<class>/*` and `test/<class>/*` below `source` once and keep them as a dataset.
 
-    mean, std: per-channel constants in [0, 1] units; by default those of the training images. size: resize to
-    (size, size); without it all images must share one size. Raises ValueError naming the first offending file.
+    source: a folder or tar archive; `validation/` or `val/` will do where there is no `test/`.
+    Images become bytes, of one channel where all are greyscale and else of three. What was
+    converted, followed or left out is said in one warning, and kept in the dataset's `notes`.
+
+    mean, std: a constant per channel in [0, 1] units; by default those of the training images.
+    size: resize to (size, size); without it all images must share one size. Raises ValueError
+    naming the first offending file or value and the way out, before anything is decoded where
+    that can be known, and OSError where the dataset cannot be written.
     """
-    from PIL import Image
-    from torchvision.transforms.functional import pil_to_tensor
-    from tqdm.auto import tqdm
-
+    check_new_name(name)
+    given = _constants(mean, std)
+    if size is not None and (type(size) is not int or not 1 <= size <= images.LARGEST_SIZE):
+        raise ValueError(f"size must be 1 to {images.LARGEST_SIZE} pixels, not {size!r}")
     source = expanded(source)
-    if name in BUILT_IN:
-        raise ValueError(f"the name {name!r} belongs to a built-in dataset; choose another")
-    if not source.exists() or (source.is_file() and not tarfile.is_tarfile(source)):
+    if not source.is_dir() and not (source.is_file() and trees.is_archive(source)):
         raise ValueError(f"{source} is neither a folder nor a tar archive")
-    rows, shape = {"train": [], "test": []}, None
-    for path, blob in tqdm(_members(source), desc=f"decoding {name}", unit=" files", disable=not progress, mininterval=2):
-        split, label, file = ("", "", *path.split("/"))[-3:]
-        if split not in rows or not file.lower().endswith(IMAGES):
-            continue
-        try:
-            image = Image.open(io.BytesIO(blob)).convert("RGB")
-        except OSError as e:
-            raise ValueError(f"{path} in {source} is not a readable image ({e})") from e
-        image = image.resize((size, size)) if size else image
-        shape = shape or image.size
-        if image.size != shape:
-            raise ValueError(f"{path} is {image.size}, others are {shape}; pass size to resize all images")
-        rows[split].append((label, path, pil_to_tensor(image)))
-    classes, tensors = sorted({label for label, *_ in rows["train"]}), {}
-    for split, found in rows.items():
-        if not found:
-            raise ValueError(f"{source} holds no images under {split}/<class>/")
-        labels, _, images = zip(*sorted(found, key=lambda row: row[:2]))
-        if extra := set(labels) - set(classes):
-            raise ValueError(f"{split} has classes that train lacks: {sorted(extra)}")
-        tensors |= {f"{split}_x": torch.stack(images), f"{split}_y": torch.tensor([classes.index(label) for label in labels])}
-    if mean is None or std is None:
-        flat = [tensors["train_x"][:, c].double() / 255 for c in range(3)]
-        mean, std = ([round(measure(f).item(), 4) for f in flat] for measure in (torch.mean, torch.std))
-    fields = {"classes": tuple(classes), "mean": tuple(mean), "std": tuple(std)}
-    data = Dataset(name, **tensors, **fields)
-    publish_tensors(data_home() / f"{name}.safetensors", tensors, {"fields": fields, "fingerprint": data.fingerprint})
+    found = trees.listed(source)
+    tree = trees.find_tree(source, found)
+    classes, splits = tree.classes("train"), [split for split, *_ in tree.rows]
+    notes = _size_notes(name, "images", splits.count("train"), splits.count("test"), classes)
+    _check_home(name)
+    tensors, done = images.read(source, found, tree, size, progress)
+    mean, std = images.measured(tensors["train_x"])
+    if given and len(given[0]) != len(mean):
+        told = f"{len(given[0])} values are given for mean and std"
+        raise ValueError(f"{told}, and the images have {len(mean)} channels; give one for each")
+    mean, std = given or (mean, std)
+    fields = {"classes": classes, "mean": mean, "std": std, "notes": tree.notes + done + notes}
+    return _keep(Dataset(name, **tensors, **{k: tuple(v) for k, v in fields.items()}))
+
+
+def _constants(mean, std) -> tuple[list[float], list[float]] | None:
+    """mean and std as floats, or None where neither is given; ValueError for what cannot be."""
+    if mean is None and std is None:
+        return None
+    try:
+        mean, std = ([float(v) for v in given] for given in (mean, std))
+    except TypeError as e:
+        told = f"mean and std go together, a number per channel, not {mean!r} and {std!r}"
+        raise ValueError(f"{told}; leave out both to take those of the training images") from e
+    if len(mean) != len(std) or len(mean) not in images.CHANNELS:
+        told = f"not {len(mean)} and {len(std)}"
+        raise ValueError(f"mean and std need one value (greyscale) or three (colour), {told}")
+    for what, values, least in (("mean", mean, 0), ("std", std, SMALLEST_STD)):
+        for v in values:
+            if not least <= v <= 1:  # so that NaN is refused
+                way_out = "; divide what is on the scale of 0..255 by 255" if 1 < v <= 255 else ""
+                raise ValueError(f"{what} must lie in {least:g}..1, not be {v:g}{way_out}")
+    return mean, std
+
+
+def _size_notes(name, what, train, test, classes) -> list[str]:
+    """What a dataset of so many samples will lack; ValueError where no run could be measured."""
+    if min(train, test) < BATCH:
+        told = f"dataset {name!r} would have {train} training and {test} test {what}"
+        raise ValueError(f"{told}; diagnostics need at least {BATCH} of each, so gather more")
+    if len(classes) < 2:
+        told = f"dataset {name!r} would have one class, {classes[0]!r}"
+        raise ValueError(f"{told}; there must be two or more to tell apart")
+    if train < (wanted := STABILITY_BATCHES * BATCH):
+        told = f"stability, one of the diagnostics, needs {wanted} training {what}"
+        return [f"{told} and will be undefined with {train}"]
+    return []
+
+
+def register_arrays(name: str, X, y, X_test, y_test) -> Dataset:
+    """Keep a table of numbers as a dataset: X (N, features), labels y (N,), and the same for testing.
+
+    Arrays of more axes are flattened to (N, features). Each feature is standardised by its mean
+    and standard deviation over the training rows and kept as float32; one that is constant there
+    becomes 0, which is said in a warning and in `notes`. Labels are whole numbers or words.
+
+    Models that embed flat features work: resmlp at any width, studentnet and toylq at
+    width = features. convnet and vitmini refuse what is no picture, and augmentation is refused
+    (set augment=False), since there is nothing to crop or flip; pictures come in by
+    `register_images`. Regression is not supported. Raises ValueError naming the array, the place
+    and the way out, and OSError where the dataset cannot be written.
+    """
+    check_new_name(name)
+    tensors, classes, notes = arrays.read(X, y, X_test, y_test)
+    sizes = (len(tensors[k]) for k in ("train_y", "test_y"))
+    notes += _size_notes(name, "rows", *sizes, classes)
+    return _keep(Dataset(name, **tensors, classes=classes, **UNSCALED, notes=tuple(notes)))
+
+
+def _check_home(name) -> None:
+    """Raise OSError, before any work, where a dataset could not be kept."""
+    home = data_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as e:
+        raise _unwritable(name, home, e) from e
+
+
+def _unwritable(name, path, e) -> OSError:
+    told = f"dataset {name!r} is not kept: {path} cannot be written ({e.strerror or e})"
+    return OSError(f"{told}; make room or give leave there, or set FAEVAL_DATA to another folder")
+
+
+def _keep(data: Dataset) -> Dataset:
+    """Write a dataset into $FAEVAL_DATA, whole or not at all, and say in a warning what was done."""
+    path = data_home() / f"{data.name}.safetensors"
+    parts = ("train_x", "train_y", "test_x", "test_y")
+    tensors = {k: getattr(data, k).contiguous() for k in parts}
+    fields = {k: getattr(data, k) for k in ("classes", "mean", "std", "notes")}
+    try:
+        publish_tensors(path, tensors, {"fields": fields, "fingerprint": data.fingerprint})
+    except OSError as e:
+        raise _unwritable(data.name, path, e) from e
     load.cache_clear()
+    if data.notes:
+        warnings.warn(f"dataset {data.name!r}: {'; '.join(data.notes)}", stacklevel=3)
     return data
 
 
@@ -189,9 +297,10 @@ class Pixels:
 
     def __init__(self, data: Dataset, device="cpu"):
         self.data, self.device, self.subsets = data, torch.device(device), {}
-        self.padded = torch.nn.functional.pad(data.train_x, (PADDING,) * 4).to(self.device)
+        self.padding = 0 if data.train_x.is_floating_point() else PADDING  # features, no pixels
+        self.padded = torch.nn.functional.pad(data.train_x, (self.padding,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
-        s, edge = self.padded.stride(), 2 * PADDING
+        s, edge = self.padded.stride(), 2 * self.padding
         # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of crops is one index_select
         crops = (self.n - 1) * s[0] + edge * s[2] + edge * s[3] + 1
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
@@ -207,7 +316,7 @@ class Pixels:
         """One member's epoch: permutation, crop offsets (dy, dx) and flips, each (N,), drawn on the CPU."""
         order = torch.randperm(self.n, generator=stream(seed, "batches", epoch))
         if not augment:
-            centre = torch.full((self.n,), PADDING)
+            centre = torch.full((self.n,), self.padding)
             return order, centre, centre, torch.zeros(self.n, dtype=torch.bool)
         g = stream(seed, "augment", epoch)
         dy, dx = torch.randint(0, 2 * PADDING + 1, (2, self.n), generator=g)

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from .methods.base import rms
+from .methods.base import LocalMethod, normalise, rms
 
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
 DIRECTIONS, EPS_RHO, STABILITY_BATCHES = 32, 1e-3, 8
@@ -135,32 +135,71 @@ def own_gradient(method, p, s, x, y, names) -> dict:
     return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
 
 
+def credited(method, p, s, x, y, names) -> dict:
+    """Name -> gradient of Σ_l <f_l, a>, a being the credit that a diagnosis reads, for blocks' parameters of a batch: the
+    update of the blocks, but for penalties, where the rule trains by its credit."""
+    leaves = {k: p[k].detach().requires_grad_() for k in names}
+    _, fs, hs = method.forward(p | leaves, s, x, {}, local=True)
+    logits = method.model.readout(p, hs[-1]).detach()
+    with torch.no_grad():
+        credit = method.credit(p, s, [h.detach() for h in hs], logits, y)
+    heard = [normalise(a.detach(), method.cfg.credit_norm) for a in method.heard(credit)]
+    scalar = LocalMethod.push(method, s, fs, heard)
+    return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
+
+
 def update_alignment(method, p, s, step, x, y):
     """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
-    batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained."""
+    batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained.
+
+    'credit_cos': per block, the cosine of the method's own gradient with that which its `credit` makes, both without
+    penalties: 1 where Γ is of what trains the net.
+    """
     model, own = method.model, own_gradient(method, p, s, x, y, list(p))
     exact = torch.func.grad(lambda q: model.loss(model.logits(q, model.embed(q, x, {}), 0, {}), y))(p)
+    blocks = [k for k in p if k.startswith("blocks.") and method.trains(k)]
+    bare = s | {k: torch.zeros_like(s[k]) for k in ("penalty", "penalty_h0") if k in s}
+    free = own_gradient(method, p, bare, x, y, blocks) if blocks else {}
+    made = credited(method, p, s, x, y, blocks) if blocks else {}
 
-    def part_cosine(direction, part):
-        names = [k for k in direction if k.startswith(part) and method.trains(k) and own[k] is not None]
-        u, v = ([t[k].flatten() for k in names] for t in (direction, exact))
+    def defined(k, *gradients):
+        return all(found[k] is not None for found in (own, *gradients))
+
+    def part_cosine(direction, part, against=exact):
+        names = [k for k in direction if k.startswith(part) and method.trains(k) and defined(k, direction, against)]
+        u, v = ([t[k].flatten() for k in names] for t in (direction, against))
         return defined_mean(cosine(torch.cat(u), torch.cat(v))[None]) if names else None
 
-    parts = ["embed.", *(f"blocks.{l}." for l in range(model.depth)), "readout."]
-    return {f"{k}_cos": [part_cosine(v, part) for part in parts] for k, v in (("update", own), ("step", step))}
+    inner = [f"blocks.{l}." for l in range(model.depth)]
+    parts = ["embed.", *inner, "readout."]
+    found = {f"{k}_cos": [part_cosine(v, part) for part in parts] for k, v in (("update", own), ("step", step))}
+    return found | {"credit_cos": [part_cosine(free, part, made) for part in inner]}
 
 
 RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the function
 
 
+def alike(credit, again) -> bool:
+    """Whether two answers of one `credit` to the same question are equal, to a thousandth of each level's largest entry."""
+    return all(torch.allclose(a, b, rtol=0, atol=1e-3 * a.abs().max().item()) for a, b in zip(credit, again))
+
+
 def rescaled(method, p, s, x, y, logits):
-    """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is the instrument."""
-    q = method.model.rescaled(p, RESCALE)
+    """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is the instrument.
+
+    Feedback in place of a weight (of Kolen-Pollack, or of FA on tokens) is scaled as the weight is. repeatable: whether the
+    credit, asked twice, is the same; where it is not, that Γ moves tells nothing.
+    """
+    q, t = method.model.rescaled(p, RESCALE), method.model.scaled(s, RESCALE)
     hs, others, gs = gradients(method, q, x, y)
-    found = alignment(method, q, s, y, hs, others, gs)
+    found = alignment(method, q, t, y, hs, others, gs)
     change = (logits - others).abs().max().item()
     kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
-    return {"factor": RESCALE, "g_norm": [median_norm(method, g) for g in gs], "logit_change": change, **kept}
+    asked = (method.credit(q, t, hs, others, y) for _ in range(2))
+    return {
+        "factor": RESCALE, "g_norm": [median_norm(method, g) for g in gs], "logit_change": change,
+        "repeatable": alike(*asked), **kept,
+    }  # fmt: skip
 
 
 @torch.no_grad()

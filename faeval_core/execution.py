@@ -63,7 +63,6 @@ def compiled(f):
 
     Its wrapper, too, is in C++, and leaves Python to the other threads while it runs.
     """
-    torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
     found = torch.compile(f, dynamic=False, options={"cpp_wrapper": True})
 
     def call(*args):
@@ -71,9 +70,36 @@ def compiled(f):
         try:
             return found(*args)
         except torch._dynamo.exc.TorchDynamoException as e:
-            warnings.warn(f"torch.compile failed, so training goes on uncompiled ({str(e).splitlines()[0]})", stacklevel=2)
+            warnings.warn(f"torch.compile failed, so training goes on uncompiled ({first_line(e)})", stacklevel=2)
             found = f
             return f(*args)
+
+    return call
+
+
+def first_line(error) -> str:
+    """What an exception says, in its first line."""
+    return next(iter(str(error).splitlines()), "")
+
+
+def first_that_works(f, g, told):
+    """f, or g from the first call on in which f fails and g does not, with a warning: `told` and the reason."""
+    found = f
+
+    def call(*args):
+        nonlocal found
+        if found is g:
+            return g(*args)
+        try:
+            return f(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:
+            reason = e
+        result = g(*args)  # which fails where the fault is not in how f is executed
+        found = g
+        warnings.warn(f"{told} ({first_line(reason)})", stacklevel=2)
+        return result
 
     return call
 
@@ -109,7 +135,7 @@ def replayed(f, record=recorded):
             try:
                 found = record(f, inputs)
             except RuntimeError as e:
-                warnings.warn(f"no CUDA graph of the step, so training goes on eagerly ({str(e).splitlines()[0]})", stacklevel=2)
+                warnings.warn(f"no CUDA graph of the step, so training goes on eagerly ({first_line(e)})", stacklevel=2)
         return found(inputs)
 
     return call

@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)  # what reading a damaged file may raise
+# what reading a damaged file may raise
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 FULL = "make room there; what has been published is whole, and the same command goes on"
 READ_ONLY = "name a folder that you may write to"
@@ -105,6 +106,23 @@ def read_tensors(path: Path, only_meta=False) -> tuple[dict, dict]:
         return {} if only_meta else {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["faeval"])
 
 
-def studies(results) -> dict[str, dict]:
-    """Notebook -> the summary that it wrote to results/studies/<notebook>.json, in the order of their names."""
-    return {p.stem: json.loads(p.read_text()) for p in sorted(Path(results, "studies").glob("*.json"))}
+def read_json(path: Path, lists=()) -> dict:
+    """The JSON object in a committed file. ValueError, naming the file and the way out, where it
+    holds none, or one without the lists that are wanted of it."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__} where an object belongs")
+        if lacking := [k for k in lists if not isinstance(found.get(k), list)]:
+            raise ValueError(f"it lacks its {', '.join(lacking)}")
+    except (ValueError, RecursionError) as e:
+        told = f"{path} is damaged or holds the marks of a merge conflict ({e})"
+        raise ValueError(f"{told}; resolve it, or restore it: git checkout -- {path}") from e
+    return found
+
+
+def studies(results, lists=("runs",)) -> dict[str, dict]:
+    """Notebook -> the summary that it wrote to results/studies/<notebook>.json, in the order of
+    their names; `lists` of it are made sure of, as in `read_json`."""
+    paths = sorted(Path(results, "studies").glob("*.json"))
+    return {p.stem: read_json(p, lists) for p in paths}

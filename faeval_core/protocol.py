@@ -13,6 +13,7 @@ from .stats import mean_sd
 
 THRESHOLDS = {"a": 50.0, "b": 1e-7, "c": 0.30, "d": 0.02}
 TWIN_FLOOR = 0.99  # (b'): cosine of the fp32 gradient with its fp64 twin, at every level
+OWN_FLOOR, OWN_GAP = 0.99, 0.1  # update and what credit makes are one above; cosines further apart than this differ
 RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving rescaling of the stream
 
 MEANING = {
@@ -31,6 +32,7 @@ WITHDRAW = {
     "rescaling": "alignment figures as a property of what the net computes (the gradient itself is valid)",
     "c": "that alignment on a batch says anything about single samples",
     "d": "that the method trains the hidden blocks to any use",
+    "own": "every alignment figure as evidence of how the net was trained",
 }
 PUBLISHED, INVARIANT = ("a", "b", "c", "d"), ("a", "b'", "c", "d")
 
@@ -54,19 +56,38 @@ def over_copy(diagnosis: dict) -> float | None:
     return fmean(a - b for a, b in pairs) if pairs and all(None not in pair for pair in pairs) else None
 
 
+def trained_by(diagnosis: dict, level: str) -> dict:
+    """Cosines of what trained the blocks, a mean over them each, None where one is undefined: with BP's gradient, of the
+    'credit' that they hear, of their 'update' and of the optimiser's 'step'; 'own', the least of the update with what that
+    credit makes. level: `credit_level` of the config; older records hold no 'own'."""
+    heard = diagnosis["gamma"][1:] if level == "output" else diagnosis["gamma"][:-1]
+    parts = {k: diagnosis.get(f"{k}_cos", ())[1:-1] for k in ("update", "step")} | {"credit": heard}
+    own = [v for v in diagnosis.get("credit_cos", ()) if v is not None]
+    return {k: None if None in v or not v else fmean(v) for k, v in parts.items()} | {"own": min(own, default=None)}
+
+
+def rescaling_took(diagnosis: dict) -> bool:
+    """Whether writing the stream larger made every gradient smaller, as it must: where it changed nothing (a model without an
+    embedding stays as it is), that Γ did not move says nothing."""
+    moved = diagnosis["rescaled"]
+    least = math.sqrt(moved["factor"])  # by the factor itself, where nothing is rounded
+    return all(after * least < before for before, after in zip(diagnosis["g_norm"], moved["g_norm"]) if before)
+
+
 def reference_fault(diagnosis: dict) -> str | None:
     """What makes (b') fire: 'twin', fp32 disagrees with fp64 at some level, or 'rescaling', which exact Γ does not survive; ''
     where it is silent, None where it is undefined.
 
     Γ is compared where it is defined at every level, before and after: a credit that the rescaling extinguishes at some level
-    (EP's, a small difference of large states) says nothing about the reference.
+    (EP's, a small difference of large states) says nothing about the reference. Nor does a rescaling that changed nothing, or
+    a credit that is drawn anew whenever it is asked for (older records hold none).
     """
-    twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]["gamma"]
+    twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]
     if any(t is not None and t < TWIN_FLOOR for t in twin):
         return "twin"
-    if None in (*twin, *gamma, *moved):
+    if None in (*twin, *gamma, *moved["gamma"]) or not (rescaling_took(diagnosis) and moved.get("repeatable", True)):
         return None
-    return "rescaling" if max(abs(a - b) for a, b in zip(gamma, moved)) > RESCALE_DRIFT else ""
+    return "rescaling" if max(abs(a - b) for a, b in zip(gamma, moved["gamma"])) > RESCALE_DRIFT else ""
 
 
 def crosses(letter: str, value: float | None) -> bool | None:

@@ -5,18 +5,23 @@ import platform
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, data, engines, environment
-from .config import RunConfig
-from .costs import cost_flops, cpu_model
-from .methods import METHODS, source
+from . import data, engines, environment, preflight
+from .config import RunConfig, checked
+from .costs import cost_flops
+from .methods import METHODS
+from .methods.base import RuleError
+from .parcel import Parcel, check_code
+from .provenance import made_by
 from .store import SCIENCE, RunRecord, Store, rounded
-from .training import Ensemble, fresh_progress, train
+from .training import DiagnosisFailed, Ensemble, fresh_progress, train
 
 CHECKPOINT_SECONDS = 60
 FUSE_FLOPS = 8e12  # runs of more have their gradient compiled: about a minute on two cores
@@ -27,8 +32,15 @@ class RunsFailed(RuntimeError):
     """Some runs ended in an exception; all others have been trained."""
 
 
+def check_device(device) -> None:
+    """Raise ValueError for what names no device at all."""
+    if not isinstance(device, (str, torch.device)):
+        raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
+
+
 def resolve_device(device="auto") -> torch.device:
     """'auto' is what $FAEVAL_DEVICE says, or CUDA where there is one. Raises ValueError for a device this machine lacks."""
+    check_device(device)
     asked = os.environ.get("FAEVAL_DEVICE", "").strip() if device == "auto" else ""
     device, source = (asked, " of FAEVAL_DEVICE in the environment") if asked else (device, "")
     if device == "auto":
@@ -51,28 +63,58 @@ def training_allowed(wanted=True) -> bool:
     return environment.training() and bool(wanted)
 
 
-def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
-    """Records of `configs`, in their order: read from the store, else trained and stored.
+def check_configs(configs, what="run") -> list[RunConfig]:
+    """`configs` as a list. Raises ValueError for what is no list of configs, and for a run that would count twice."""
+    if isinstance(configs, RunConfig):
+        raise ValueError(f"{what} needs a list of configs, not one; write [config]")
+    if isinstance(configs, (str, bytes)) or not isinstance(configs, Iterable):
+        raise ValueError(f"{what} needs a list of configs, not {configs!r}")
+    configs = list(configs)
+    for c in configs:
+        if not isinstance(c, RunConfig):
+            way_out = "; RunConfig.from_dict makes one of a dict" if isinstance(c, dict) else ""
+            raise ValueError(f"{what} needs a list of RunConfigs, and {c!r} is none{way_out}")
+    for c, times in Counter(configs).items():
+        if times > 1:
+            raise ValueError(f"{what} names {c.id} (seed {c.seed}) {times} times; one run must not count as several")
+    return configs
 
-    train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as None, as does one whose dataset is
-    not on this machine (with a warning). Interrupted runs continue from their last checkpoint; a run that another process is
-    training is waited for.
+
+def run(configs, store=None, *, train=True, device="auto", progress=True, executor=None, workers=1) -> list[RunRecord | None]:
+    """Records of `configs`, each of them named once, in their order: read from the store, else trained and stored.
+
+    store: a Store, or the folder of one. train=False (or FAEVAL_TRAIN=0) only reads; a run without a record then comes back as
+    None, as does one whose dataset is not on this machine (with a warning). Interrupted runs continue from their last
+    checkpoint; a run that another process is training is waited for.
     executor: anything with the interface of concurrent.futures (engines.py opens some), which takes `workers` tasks at a time;
     None trains in this process. A task is one ensemble; checkpoints, snapshots and records travel through the store, whose
     folder all workers must see. There, a run that fails leaves the others going, and RunsFailed tells at the end.
+    Raises ValueError for a config of another rule than its method has become, and RecordRefused (store.py).
     """
-    store, configs = store or Store(), list(configs)
+    configs = check_configs(configs)
+    store = Store(store or "results") if isinstance(store, (str, os.PathLike, type(None))) else store
+    if not isinstance(store, Store):
+        raise ValueError(f"store must be a Store or a folder, not {store!r}")
+    check_device(device)
+    workers = checked("workers", workers, 1, least=1)
+    for c in configs:
+        if c.code:
+            check_code(c)
     found = {c.id: store.get(c) for c in configs}
-    for name in sorted({r.config.method for r in found.values() if r and _edited(r.config.method, r.provenance)}):
-        told = f"records of method {name!r} in {store.root} were made with other source than it has now"
-        warnings.warn(f"{told}; raise its version to train anew, or use another results folder", stacklevel=2)
-    missing = [c for c in dict.fromkeys(configs) if found[c.id] is None]
+    missing = [c for c in configs if found[c.id] is None]
     if training_allowed(train) and missing:
         environment.check_threads()
+        for c in missing:
+            check_code(c)
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
-        for wave in [*_upstream_waves(missing, store), dict.fromkeys(missing, ())]:
-            wanted = {c: tuple(sorted(e)) for c, e in wave.items() if _lacking(c, e, store) and _can_start(c, store)}
+        waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)
+        faulty = _preflight(dict.fromkeys(c for wave in waves for c in wave), device, executor)
+        failed += faulty.items()
+        for wave in waves:
+            # what is asked for itself trains to its end before what starts from it
+            whole = {c: {*e, c.epochs} if e and c in asked else e for c, e in wave.items() if c not in faulty}
+            wanted = {c: tuple(sorted(e)) for c, e in whole.items() if _lacking(c, e, store) and _can_start(c, store)}
             failed += _train_wave(wanted, store, device, progress, executor, workers)
         if failed:
             told = "; ".join(f"{c.id}: {type(e).__name__}: {e}" for c, e in failed)
@@ -81,10 +123,12 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
     return [found[c.id] for c in configs]
 
 
-def _edited(method, noted) -> bool:
-    """Whether a method of the user's own has another source than what is noted with a record or checkpoint of it."""
-    then, now = noted.get("method_source"), source(method)
-    return None not in (then, now) and then != now
+def _preflight(configs, device, executor) -> dict:
+    """Config -> RuleError of runs whose rule has a fault that shows before training; without an executor, it is raised."""
+    faulty = preflight.faults(configs, "cpu" if executor else resolve_device(device))
+    if faulty and executor is None:
+        raise next(iter(faulty.values()))
+    return {c: e for c, e in faulty.items() if isinstance(e, RuleError)}  # all else may be the fault of one run alone
 
 
 def _usable(configs, store) -> set[str]:
@@ -108,7 +152,7 @@ def _upstream_waves(configs, store) -> list[dict]:
     """Waves of upstream config -> epochs whose snapshots are missing; each wave starts from what those before it give."""
     needs = {}
     for c in configs:
-        if c.upstream is not None and _start(c, store) is None:
+        if c.upstream is not None and not store.has_tensors(_start_path(c, store)):
             needs.setdefault(c.upstream, set()).add(c.upstream_epoch)
     earlier = _upstream_waves(list(needs), store) if needs else []
     for wave in earlier:
@@ -117,23 +161,37 @@ def _upstream_waves(configs, store) -> list[dict]:
     return [*earlier, needs] if needs else earlier
 
 
+def _start_path(c, store):
+    """Path of the snapshot that a run starts from."""
+    return store.snapshot_path(c.upstream, c.upstream_epoch)
+
+
 def _start(c, store):
-    """Weights of the snapshot that a run starts from, or None."""
-    kept = store.load_tensors(store.snapshot_path(c.upstream, c.upstream_epoch)) if c.upstream else None
-    return kept[0] if kept else None
+    """Weights of the snapshot that a run starts from; None for one without upstream."""
+    if c.upstream is None:
+        return None
+    kept = store.load_tensors(_start_path(c, store))
+    if kept is None:  # gone since it was asked for: never start from a fresh init in its place
+        raise FileNotFoundError(f"{_start_path(c, store)}, which run {c.id} starts from, is gone; run again to make it anew")
+    return kept[0]
 
 
 def _can_start(c, store) -> bool:
     """Whether the snapshot that a run starts from is there; its upstream run may have diverged before that epoch."""
-    if c.upstream is None or _start(c, store) is not None:
+    if c.upstream is None or store.has_tensors(_start_path(c, store)):
         return True
     warnings.warn(f"run {c.id} is left out: its upstream {c.upstream.id} has no epoch {c.upstream_epoch}", stacklevel=4)
     return False
 
 
 def _lacking(c, epochs, store) -> bool:
-    """Whether a run has yet to be trained, for its record or for the snapshots after `epochs`."""
-    return store.get(c) is None or any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
+    """Whether a run has yet to be trained, for the snapshots after `epochs` or, where its end is wanted, for its record.
+
+    No `epochs` stand for the record alone.
+    """
+    if (not epochs or c.epochs in epochs) and not store.has(c):
+        return True
+    return any(store.load_tensors(store.snapshot_path(c, e), only_meta=True) is None for e in epochs)
 
 
 def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
@@ -145,7 +203,7 @@ def plan(wanted, store, most, workers=1) -> list[list[RunConfig]]:
     groups = {}
     for c, epochs in wanted.items():
         kept = store.load_tensors(store.checkpoint_path(c), only_meta=True)
-        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, store.get(c) is None), []).append(c)
+        groups.setdefault((c.signature, kept[1]["epoch"] if kept else 0, epochs, not store.has(c)), []).append(c)
     costs = {c: cost_flops(c) for c in wanted}
     share = sum(costs.values()) / workers
     sizes = {key: most if workers == 1 else max(1, min(most, int(share / costs[group[0]]))) for key, group in groups.items()}
@@ -158,7 +216,7 @@ def _train_wave(wanted, store, device, progress, executor, workers) -> list[tupl
 
     def job(group, wait=False):
         shown = progress and executor is None
-        return group, wanted[group[0]], METHODS[group[0].method], store.root.resolve(), device, shown, wait
+        return group, wanted[group[0]], Parcel(group), store.root.resolve(), device, shown, wait
 
     most = MAX_MEMBERS["cpu" if executor is None and resolve_device(device).type == "cpu" else "cuda"]
     with _memory_named(list(wanted)):
@@ -227,13 +285,14 @@ def _alone(job, executor):
             fresh.stop()
 
 
-def train_ensemble(configs, epochs, method, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
+def train_ensemble(configs, epochs, parcel, root, device="auto", progress=False, wait=False) -> list[RunConfig]:
     """Train one ensemble into the store at `root`, on whatever machine this is called; the runs that another process has.
 
-    epochs: of the snapshots that are wanted of each run. method: the class of all of them. wait for a run that another
-    process is training, rather than leave it.
+    epochs: of the snapshots that are wanted of each run, which is trained as far as the last of them and keeps a checkpoint
+    there; none: for its record. parcel: the classes that they are of. wait for a run that another process is training, rather
+    than leave it.
     """
-    METHODS.setdefault(configs[0].method, method)
+    parcel.open()
     store = Store(root)
     with ExitStack() as held:
         mine = [c for c in configs if held.enter_context(store.lock(c.id, wait))]
@@ -241,9 +300,8 @@ def train_ensemble(configs, epochs, method, root, device="auto", progress=False,
         if needed:
             images = data.load(needed[0].dataset)
             store.check_dataset(images)
-            stop = max(epochs, default=None) if all(store.get(c) for c in needed) else None
             with _memory_named(needed):
-                _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs, stop)
+                _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs)
     return [c for c in configs if c not in mine]
 
 
@@ -252,6 +310,8 @@ def _memory_named(configs):
     """Turn what Python and torch raise where memory does not suffice into a MemoryError that names the runs."""
     try:
         yield
+    except DiagnosisFailed:
+        raise
     except (MemoryError, RuntimeError, TypeError) as e:
         first = (str(e).splitlines() or [""])[0]
         kind = isinstance(e, (MemoryError, torch.OutOfMemoryError))
@@ -262,35 +322,35 @@ def _memory_named(configs):
         raise MemoryError(f"no memory for {shape}; take a smaller net or fewer seeds at a time ({first})") from e
 
 
-def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
-    """Train one ensemble and store what it gives: records, and the weights after each of the epochs `wanted` and the last.
+def _train_group(configs, pixels, store, progress, wanted=()):
+    """Train one ensemble as far as the last of the epochs `wanted`, or to its end, and store what it gives.
 
-    stop: the epoch after which to end, for weights alone.
+    That is the weights after each of these epochs and the last, records of runs that have none, and of a run that is not at
+    its end or could not be measured there a checkpoint.
     """
-    size, epochs, made_by = len(configs), configs[0].epochs, source(configs[0].method)
-    noted = {"method_source": made_by} if made_by else {}
-    wanted = {*wanted, epochs}
+    size, epochs, code = len(configs), configs[0].epochs, made_by()  # before training, that it be of the code that trains
+    last, wanted = max(wanted, default=epochs), {*wanted, epochs}
+    lacking = {c for c in configs if not store.has(c)}
     fused = pixels.device.type == "cpu" and cost_flops(configs[0]) > FUSE_FLOPS  # on CUDA, steps are recorded
     ensemble = Ensemble(configs, pixels, [_start(c, store) for c in configs], fused=fused)
     members = [fresh_progress() for _ in configs]
     kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
-    if any(_edited(configs[0].method, meta) for _, meta in filter(None, kept)):
-        kept = [None]  # half of a run by another rule
     begun = {meta["epoch"] for _, meta in filter(None, kept)}
     # A second process may have moved on since the plan was made: members of unequal epochs start afresh, as does an
     # upstream run whose checkpoint is past a snapshot that is wanted of it.
-    if all(kept) and len(begun) == 1 and max(begun) < min(wanted):
+    next_wanted = min((e for e in wanted if any(_lacking(c, (e,), store) for c in configs)), default=epochs)
+    if all(kept) and len(begun) == 1 and max(begun) <= next_wanted:
         for m, (tensors, meta) in enumerate(kept):
             ensemble.restore(m, tensors, meta["epoch"])
             members[m] = meta["progress"]
     how = {"unit": " run-epoch", "leave": False, "disable": not progress, "mininterval": 1 if sys.stderr.isatty() else 30}
-    label, last, saved = f"{configs[0].method} ×{size}", stop or epochs, time.monotonic()
+    label, saved = f"{configs[0].method} ×{size}", time.monotonic()
 
     def put(c, result):
         device = torch.cuda.get_device_name(pixels.device) if pixels.device.type == "cuda" else f"CPU {platform.machine()}"
         provenance = {
-            "package": __version__, "method_version": METHODS[c.method].version, **noted,
-            "dataset_fingerprint": pixels.data.fingerprint, "device": device, "cpu": cpu_model(), "torch": torch.__version__,
+            **code, "method_version": METHODS[c.method].version,
+            "dataset_fingerprint": pixels.data.fingerprint, "device": device,
             "threads": torch.get_num_threads(), "driver": ensemble.driver, "fused": fused, "members": size,
             "side_by_side": ensemble.workers,
             "products": "oneDNN" if ensemble.onednn else "autocast" if c.precision == "bf16" else "BLAS",
@@ -299,21 +359,34 @@ def _train_group(configs, pixels, store, progress, wanted=(), stop=None):
         store.put(RunRecord(c, **{k: rounded(result.get(k)) for k in SCIENCE}, provenance=provenance))
         store.checkpoint_path(c).unlink(missing_ok=True)
 
+    def checkpoint(c, result, tensors):
+        meta = {"epoch": ensemble.epoch, "progress": rounded(result)}
+        store.save_tensors(store.checkpoint_path(c), tensors, meta)
+
     with tqdm(total=last * size, initial=ensemble.epoch * size, desc=label, **how) as bar:
         for diverged in train(ensemble, members, last):
             epoch = ensemble.epoch
             bar.update(epoch * size - bar.n)
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS and epoch < epochs and stop is None
-            for c, result in diverged if stop is None else ():
-                put(c, result)
+            due = epoch == last or time.monotonic() - saved > CHECKPOINT_SECONDS
+            for c, result in diverged:
+                if c in lacking:
+                    put(c, result)
+            measured = [str(epoch) in r["diagnostics"] or epoch not in (*configs[0].diagnose, epochs) for r in members]
             for m, (c, result) in enumerate(zip(ensemble.configs, members)):
-                tensors = ensemble.export(m) if due or epoch in wanted else {}
-                if due:
-                    store.save_tensors(store.checkpoint_path(c), tensors, noted | {"epoch": epoch, "progress": rounded(result)})
+                done = epoch == epochs and measured[m]
+                keep = c in lacking and not done and epoch > 0 and (due or not all(measured))
+                tensors = ensemble.export(m) if keep or epoch in wanted else {}
+                if keep:
+                    checkpoint(c, result, tensors)
                 if epoch in wanted:
                     weights = {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")}
                     store.save_tensors(store.snapshot_path(c, epoch), weights, {"epoch": epoch})
-                if epoch == epochs and stop is None:
-                    put(c, result | {"status": "complete"})
+                if done and c in lacking:
+                    try:
+                        put(c, result | {"status": "complete"})
+                    except OSError:  # there may be room for a record later, when the run goes on from here
+                        with suppress(OSError):
+                            checkpoint(c, result, ensemble.export(m))
+                        raise
             saved = time.monotonic() if due else saved
-    ensemble.together = None  # which refers to the ensemble, whose memory would else wait for the collector
+    ensemble.groups = []  # which refers to the ensemble, whose memory would else wait for the collector

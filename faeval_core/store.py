@@ -3,8 +3,9 @@
 import json
 import math
 import warnings
+from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,6 +16,7 @@ from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
 SCIENCE = ("status", "curves", "diagnostics", "fault")  # what a rerun reproduces: not timing and provenance
+PARTS = {"id", *SCIENCE, "config", "provenance", "checksum"}  # of a record, as of this version
 
 
 def rounded(value):
@@ -63,14 +65,35 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, raw: dict) -> "RunRecord":
+        """Inverse of `to_json`. Raises one of UNREADABLE for what is damaged, RecordRefused for what is whole but not understood.
+        """
+        if raw.keys() > PARTS:
+            more = raw.keys() - PARTS
+            raise RecordRefused(f"it has parts that this version of faeval does not know ({', '.join(sorted(more))})")
         told = {k: raw[k] for k in (*SCIENCE, "config")}  # as it is: an older config lacks fields that are new
         if _checksum(told) != raw["checksum"]:
             raise ValueError("its checksum does not match its content")
-        return cls(RunConfig.from_dict(raw["config"]), *(raw[k] for k in (*SCIENCE, "provenance")))
+        try:
+            config = RunConfig.from_dict(raw["config"])
+        except (ValueError, TypeError) as e:
+            raise RecordRefused(f"this version of faeval does not understand its config ({e})") from e
+        return cls(config, *(raw[k] for k in (*SCIENCE, "provenance")))
+
+
+class StoreFault(ValueError):
+    """A file of the store that only its owner can put right."""
+
+
+class RecordRefused(StoreFault):
+    """A record that is whole, and neither used nor replaced here: of another version of faeval, another config, other images."""
 
 
 class Store:
-    """Records under root/records (to be committed); checkpoints and snapshots under root/checkpoints (not)."""
+    """Records under root/records (to be committed); checkpoints and snapshots under root/checkpoints (not).
+
+    A record is found by the id of its config, code of the user's own included. Older records of a rule of one's own name no
+    code: such a record counts for the code that root/rules.json names beside its id, and for no other (see `adopt`).
+    """
 
     def __init__(self, root="results"):
         self.root = Path(root)
@@ -79,32 +102,128 @@ class Store:
         return self.root / "records" / f"{cfg.id}.json"
 
     def get(self, cfg: RunConfig) -> RunRecord | None:
-        """The record of a run, or None; a damaged one counts as missing, with a warning."""
-        return self._read(self.record_path(cfg), cfg)
+        """The record of a run, or None; a damaged one counts as missing, with a warning. Raises RecordRefused."""
+        record, told = self._found(cfg)
+        if told:
+            warnings.warn(told, stacklevel=2)
+        return record
+
+    def has(self, cfg: RunConfig) -> bool:
+        """Whether `get` finds a record; it does not warn of one that is damaged."""
+        return self._found(cfg)[0] is not None
+
+    def _found(self, cfg):
+        """(record or None, what to say of a file that does not count as one)."""
+        path = self._place(cfg)
+        try:
+            return self._read(path, cfg), ""
+        except FileNotFoundError:
+            if not cfg.code or not self.record_path(old := _without_code(cfg)).exists():
+                return None, ""
+            told = f"the record {old.id} in {self.root} is from before records named the code of a rule, so it is not taken"
+            return None, f"{told}; if it is of this very rule, say so with Store({str(self.root)!r}).adopt([config])"
+        except StoreFault:
+            raise
+        except UNREADABLE as e:
+            return None, f"record {path} is unreadable and counts as missing ({e})"
 
     def put(self, record: RunRecord) -> Path:
-        return publish_json(self.record_path(record.config), record.to_json())
-
-    def paths(self, methods=None) -> list[Path]:
-        """Files of all records, or of those of some methods."""
-        found = sorted((self.root / "records").glob("*.json"))
-        return [p for p in found if methods is None or p.stem.rpartition("-")[0] in methods]
+        """Write a record, in the place of one of the same config or of a damaged one. Raises RecordRefused for any other."""
+        path = self.record_path(record.config)
+        try:
+            self._read(path, record.config)
+        except StoreFault:
+            raise
+        except UNREADABLE:
+            pass  # there is none, or a damaged one
+        return publish_json(path, record.to_json())
 
     def all(self) -> list[RunRecord]:
-        """Every readable record of a known method, ordered by file name."""
-        found = {p: self._read(p) for p in self.paths(METHODS)}
-        return [r for p, r in found.items() if r and p == self.record_path(r.config)]  # else: of an older version of its method
+        """Every record of the rules and models that are known here, ordered by file name; one warning says what is left out."""
+        found, left = self.survey()
+        if left:
+            told = ", ".join(f"{count} {reason}" for reason, count in left.items())
+            warnings.warn(f"of the records in {self.root} these are left out: {told}", stacklevel=2)
+        return found
 
-    def _read(self, path, cfg=None):
+    def survey(self) -> tuple[list[RunRecord], Counter]:
+        """(the records of `all`, reason -> number of those left out)."""
+        found, left = [], Counter()
+        for path in sorted((self.root / "records").glob("*.json")):
+            if path.stem.rpartition("-")[0] not in METHODS:
+                left["of methods that are not known here"] += 1
+                continue
+            try:
+                record = self._read(path)
+            except RecordRefused:
+                left["of models, versions of faeval or images that are not those of here"] += 1
+            except StoreFault:
+                raise
+            except UNREADABLE:
+                left[f"unreadable, such as {path.name}"] += 1
+            else:
+                c = record.config
+                if path != self._place(c):
+                    left["of an older version of their method or model"] += 1
+                elif c.code != c.code_now():
+                    left["of other code than their method or model has here"] += 1
+                else:
+                    found.append(record)
+        return found, _merged(left)
+
+    def _read(self, path, cfg=None) -> RunRecord:
+        """A record that is of `cfg`. Raises FileNotFoundError, RecordRefused, or another of UNREADABLE where it is damaged."""
         try:
             record = RunRecord.from_json(json.loads(path.read_bytes()))
+            if (cfg is None or cfg.code) and (code := self._vouched(record.config)):
+                record = replace(record, config=replace(record.config, code=code))
             if cfg not in (None, record.config):
-                raise ValueError("it belongs to another config; has a default changed?")
+                raise RecordRefused("it belongs to another config")
+            made_on, here = record.provenance.get("dataset_fingerprint"), self._datasets().get(record.config.dataset)
+            if made_on and here and made_on != here:
+                dataset = record.config.dataset
+                raise RecordRefused(f"it was made on images of {dataset!r} with fingerprint {made_on}, others here on {here}")
             return record
+        except RecordRefused as e:
+            way_out = "use another results folder, or move it away to train it anew"
+            raise RecordRefused(f"record {path} is not used, nor replaced: {e}; {way_out}") from e
+
+    def _place(self, cfg) -> Path:
+        """Path of a run's record, which may be an older one that names no code."""
+        path = self.record_path(cfg)
+        if not cfg.code or path.exists():
+            return path
+        old = _without_code(cfg)
+        return self.record_path(old) if self._vouched(old) == cfg.code else path
+
+    def _vouched(self, cfg) -> str:
+        """Digest of the code that a record which names none is said to be of; '' where nothing is said."""
+        return "" if cfg.code or not cfg.code_now() else self._json("rules.json").get(cfg.id, "")
+
+    def adopt(self, configs) -> Path:
+        """Vouch that the records of these configs, from before records named the code of a rule, are of the code of now."""
+        rules = self._json("rules.json")
+        for c in configs:
+            if not self.record_path(_without_code(c)).exists():
+                raise ValueError(f"there is no record {_without_code(c).id} in {self.root} to vouch for")
+            rules[_without_code(c).id] = c.code_now()
+        return publish_json(self.root / "rules.json", dict(sorted(rules.items())))
+
+    def _json(self, name) -> dict:
+        """What a file at the root says, {} where there is none. Raises StoreFault, which names a damaged one."""
+        path = self.root / name
+        try:
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
         except UNREADABLE as e:
-            if not isinstance(e, FileNotFoundError):
-                warnings.warn(f"record {path} is unreadable and counts as missing ({e})", stacklevel=3)
-            return None
+            raise StoreFault(f"{path} is damaged ({e}); restore it, as from version control") from e
+        if not isinstance(found, dict):
+            raise StoreFault(f"{path} is damaged (it is no table of names); restore it, as from version control")
+        return found
+
+    def _datasets(self) -> dict:
+        return self._json("datasets.json")
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 
@@ -115,22 +234,37 @@ class Store:
         return self.root / "checkpoints" / f"{cfg.id}@{epoch}.safetensors"
 
     def save_tensors(self, path: Path, tensors: dict, meta: dict) -> None:
-        publish_tensors(path, tensors, {**meta, "digest": _digest(tensors)})
+        meta = {**meta, "digest": _digest(tensors)}
+        publish_tensors(path, tensors, {**meta, "header": _checksum(meta)})
 
     def load_tensors(self, path: Path, only_meta=False):
         """(tensors, meta) of a checkpoint or snapshot, or None where it is missing or, with a warning, damaged.
 
-        only_meta: read the header alone, without the tensors and without comparing their digest.
+        only_meta: read and check the header alone, without the tensors and without comparing their digest.
         """
         try:
+            before = _stamp(path)
             tensors, meta = read_tensors(path, only_meta)
-            if not only_meta and _digest(tensors) != meta["digest"]:
-                raise ValueError("its digest does not match its content")
+            told = {k: v for k, v in meta.items() if k != "header"}
+            # a snapshot from before headers were covered says nothing there that is used
+            if "header" in meta or "progress" in meta:
+                if _checksum(told) != meta.get("header"):
+                    raise ValueError("its header does not match its digest")
+            if not only_meta:
+                if _digest(tensors) != meta["digest"]:
+                    raise ValueError("its digest does not match its content")
+                _WHOLE.add(before)
             return tensors, meta
         except UNREADABLE as e:
             if not isinstance(e, FileNotFoundError):
                 warnings.warn(f"checkpoint {path} is damaged and is made anew ({e})", stacklevel=2)
             return None
+
+    def has_tensors(self, path: Path) -> bool:
+        """Whether a checkpoint or snapshot is there whole; each file, as it stands, is read for this once in a process."""
+        with suppress(OSError):
+            return _stamp(path) in _WHOLE or self.load_tensors(path) is not None
+        return False
 
     @contextmanager
     def lock(self, name: str, wait=True):
@@ -169,15 +303,35 @@ class Store:
 
     def check_dataset(self, data) -> None:
         """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
-        path = self.root / "datasets.json"
         with self.lock("datasets"):  # else two processes that note new datasets at once would lose one of them
-            known = json.loads(path.read_text()) if path.exists() else {}
+            known = self._datasets()
             if data.name not in known:
-                publish_json(path, dict(sorted({**known, data.name: data.fingerprint}.items())))
+                publish_json(self.root / "datasets.json", dict(sorted({**known, data.name: data.fingerprint}.items())))
         if (expected := known.get(data.name, data.fingerprint)) != data.fingerprint:
             here = f"dataset {data.name!r} here has fingerprint {data.fingerprint}"
             way_out = "register your images under another name, or use another results folder"
             raise ValueError(f"{here}, but the records in {self.root} were made on {expected}; {way_out}")
+
+
+_WHOLE = set()  # stamps of the tensor files that this process has read and found whole
+
+
+def _stamp(path) -> tuple:
+    """What changes when a file is replaced."""
+    now = path.stat()
+    return str(path.resolve()), now.st_ino, now.st_mtime_ns, now.st_size
+
+
+def _without_code(cfg: RunConfig) -> RunConfig:
+    """The config as records told it that named no code."""
+    return replace(cfg, code="") if cfg.code else cfg
+
+
+def _merged(left: Counter) -> Counter:
+    """One line for all unreadable records, with the name of the first."""
+    damaged = [reason for reason in left if reason.startswith("unreadable")]
+    merged = Counter({reason: n for reason, n in left.items() if reason not in damaged})
+    return merged + Counter({damaged[0]: len(damaged)}) if damaged else merged
 
 
 def _checksum(science: dict) -> str:

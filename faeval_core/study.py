@@ -1,13 +1,35 @@
 """The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import costs, figures, runs, stats, tables
 from .config import RunConfig
 from .files import publish_json
+from .stats import Bound, Estimate
 from .store import Store, rounded
+
+
+class Claim(NamedTuple):
+    """A statement about a figure, with the bound that it has to be beyond; `found` is None where nothing is recorded."""
+
+    name: str
+    statement: str
+    bound: Bound
+    found: Estimate | None
+
+    def told(self, decided: str, p: float | None) -> dict:
+        """Plain data for the summary of a study."""
+        side = "above" if self.bound.is_above else "below"
+        interval = str(self.found.interval()) if self.found else "no records"
+        bound = {side: self.bound.at, "smallest": self.bound.smallest}
+        size = f", by over {self.bound.smallest:g}" if self.bound.smallest else ""
+        told = {"name": self.name, "statement": self.statement + size, "decided": decided}
+        return told | {"interval": interval, "p": p, **bound}
 
 
 @dataclass
@@ -15,7 +37,8 @@ class Study:
     """One study: `notebook` is the notebook's stem (11_audit), `folder` its place under results/ and figures/.
 
     `results` and `figures` are the roots. train=False only reads the store; what it lacks is shown as not run, with its cost.
-    unit: what the values of a claim stand for, where it is not seeds.
+    unit: what the values of a claim stand for, where it is not seeds; of: the one thing that all of them are parts of, such as
+    a net whose batches they are: a claim then says that it speaks of one.
     """
 
     notebook: str
@@ -25,10 +48,11 @@ class Study:
     train: bool = True
     device: str = "auto"
     unit: str = ""
+    of: str = ""
 
     def __post_init__(self):
         self.results, self.figures = Path(self.results), Path(self.figures)
-        self.rows, self.claims, self.compared, self.outputs = {}, [], [], []
+        self.rows, self.claims, self.told, self.compared, self.outputs = {}, {}, [], [], []
         self.paper = {}  # macro name -> text, for the paper
         self.store = Store(self.results)
         self.known = {}  # the records found, by id
@@ -40,7 +64,9 @@ class Study:
         arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted under all their labels.
         """
         flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
-        records = runs.run([c for c, _ in flat], self.store, train=self.train, device=self.device)
+        for label, configs in arms.items():
+            runs.check_configs(configs, f"arm {label!r}")
+        records = runs.run(dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
@@ -65,18 +91,54 @@ class Study:
             told += f"; not run: {labels} (about {seconds / 3600:.1f} hours here)"
         return told
 
-    def claim(self, name: str, statement: str, values, unit=None, **bound) -> str:
-        """Decide a claim about the mean of `values` (one per seed, or per unit) against a bound (above=x or below=x), note it,
-        and return the line to print."""
-        decided, found = stats.decide(values, **bound), stats.interval(values, self.unit if unit is None else unit)
-        self.claims.append({"name": name, "statement": statement, "decided": decided, "interval": str(found), **bound})
-        return f"{decided:>14} | {statement} | {found if found else 'no records'}"
+    def claim(self, name: str, statement: str, values, unit=None, *, smallest=None, **bound) -> None:
+        """State a claim about the mean of `values` (one per seed, or per unit), or about an `Estimate`: above=x or below=x.
+
+        smallest: the least effect that matters, in units of the quantity (of a log ratio for what spreads over decades). A
+        claim against zero has to name it; another bound is taken for the size itself. `decided` tells what became of it.
+        """
+        if 0 in bound.values() and not smallest:
+            told = "a claim against 0 needs the smallest effect of interest, as smallest=0.01"
+            raise ValueError(f"claim {name!r}: {told}")
+        found = values if isinstance(values, Estimate) or values is None else self._mean(values, unit)
+        stated = Claim(name, statement, Bound.of(smallest=smallest or 0.0, **bound), found)
+        if (same := self.claims.get(name)) and same.statement != statement:
+            told = f"claim {name!r} of {self.notebook} is {same.statement!r} already"
+            raise ValueError(f"{told}; give this one a name of its own (or, on editing, study.claims.pop({name!r}))")
+        self.claims[name] = stated
+
+    def _mean(self, values, unit):
+        unit, of = (self.unit, self.of) if unit is None else (unit, "")
+        return stats.mean(values, unit, of)
+
+    def decided(self) -> str:
+        """What became of all claims, a line each: decided together, by Holm's method, since they are one family.
+
+        Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number of claims.
+        """
+        self.told = self._decide()
+        width = max(map(len, stats.WORDS))
+        lines = [
+            f"{c['decided']:>{width}} | {c['statement']} | {c['interval']}"
+            + ("" if c["p"] is None else f", p={c['p']:.2g}" if c["p"] >= 1e-4 else ", p<0.0001")
+            for c in self.told
+        ]
+        tested = sum(c["p"] is not None for c in self.told)
+        return "\n".join([*lines, f"{tested} tested together, at {stats.ALPHA:.0%} (Holm)"])
+
+    def _decide(self) -> list[dict]:
+        claims = list(self.claims.values())
+        found = stats.decide_together([(c.bound, c.found) for c in claims])
+        return [c.told(decided, p) for c, (decided, p) in zip(claims, found)]
 
     def compare(self, experiment, condition, metric, values, calibrated=False):
-        """Set our values (one per seed) beside the reference row (experiment, condition, metric)."""
+        """Set our values (one per seed) beside the reference row (experiment, condition, metric).
+
+        Norms by their geometric mean, and the sd of their log10.
+        """
         mean, sd, n = stats.mean_sd(values)
         if metric in tables.DECADES and n:
-            mean, sd = tables.geometric(values), None
+            mean, sd = tables.geometric(values), stats.mean_sd(map(math.log10, filter(None, values)))[1]
         row = dict(zip(tables.KEY, (experiment, condition, metric)), value=mean, sd=sd, n=n, calibrated=calibrated)
         self.compared.append(row)
 
@@ -96,16 +158,25 @@ class Study:
         self.outputs += [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths]
 
     def finish(self) -> str:
-        """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read."""
-        noted = {k: getattr(self, k) for k in ("claims", "compared", "paper", "outputs")}
+        """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read.
+
+        Raises ValueError where the claims are not as `decided` last told them.
+        """
+        claims = self._decide()
+        if claims != self.told:
+            raise ValueError(f"claims of {self.notebook} were stated after they were decided: print(study.decided()) once more")
+        noted = {"claims": claims} | {k: getattr(self, k) for k in ("compared", "paper", "outputs")}
         summary = {"notebook": self.notebook, "state": self.state(), **noted, "runs": list(self.rows.values())}
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
-    """One config per seed. Raises ValueError for none, or for one given twice, which would count as two runs."""
-    values = list(values)
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"seeds must be one or more, each of them once, not {values}")
-    return [base.with_(seed=s, **changes) for s in values]
+    """One config per seed. Raises ValueError for no seed, or one that is repeated: one run must not count as two."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(f"seeds must be a list of whole numbers, such as [42], not {values!r}")
+    configs = [base.with_(seed=s, **changes) for s in values]
+    found = [c.seed for c in configs]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"seeds must be one or more, each of them once, not {found}")
+    return configs

@@ -12,9 +12,10 @@ import torch
 from .config import stream
 from .models import StudentNet
 
-NAME = re.compile(r"(?:teacher-a(?P<alpha>\d+\.\d+)-L(?P<depth>\d+)|gaussian64)(?P<small>-small)?")
+NAME = re.compile(r"(?:teacher-a(?P<alpha>\d+\.\d+)-L(?P<depth>\d+)|gaussian64)(?P<small>-small)?", re.ASCII)
 NAMES = ("teacher-a1.0-L4", "gaussian64")
 WIDTH, CLASSES, TRAIN, TEST = 128, 10, 12800, 2560
+DEEPEST = 1000  # blocks of a teacher
 TEACHER_STD = 0.3  # of the second Linear of each of its blocks, 30 times a student's at init
 
 
@@ -23,8 +24,13 @@ def is_synthetic(name: str) -> bool:
 
 
 def tensors(name: str):
-    """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer labels below 10."""
+    """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer labels below 10.
+
+    ValueError for a teacher outside of its family: α above 1, no block, or more than DEEPEST.
+    """
     told = NAME.fullmatch(name).groupdict()
+    if told["alpha"] and not (float(told["alpha"]) <= 1 and 1 <= int(told["depth"]) <= DEEPEST):
+        raise ValueError(f"dataset {name!r}: a teacher has α in 0..1 and depth 1..{DEEPEST}")
     name, features = name.removesuffix("-small"), WIDTH if told["alpha"] else 64
     x = torch.randn(TRAIN + TEST, 1, 1, features, generator=stream(0, f"{name}.inputs"))
     if told["alpha"]:

@@ -4,10 +4,14 @@ import math
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from queue import Empty, PriorityQueue
+from typing import NamedTuple
 
 import torch
 from torch.func import grad, vmap
@@ -15,10 +19,10 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
-from .execution import by_onednn, compiled, prepare, replayed, takes_onednn, threads
+from .execution import by_onednn, compiled, first_line, first_that_works, prepare, replayed, takes_onednn, threads
 from .exploit import exploit
 from .methods import METHODS
-from .methods.base import unit
+from .methods.base import EVERYTHING, IN_STATE, Phase, RuleError, unit
 from .models import MODELS
 
 EVAL_CHUNK, EPS_ADAM = 2000, 1e-8
@@ -26,8 +30,11 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}  # w
 
 
 def build(cfg: RunConfig, image_shape, classes: int):
-    """(method, model) of a config for images of a shape and a number of classes."""
-    return (method := METHODS[cfg.method](cfg, MODELS[cfg.model](cfg, image_shape, classes))), method.model
+    """(method, model) of a config for images of a shape and a number of classes; they serve all members of its ensemble."""
+    kind = METHODS[cfg.method]
+    shared = kind.shared(cfg)
+    method = kind(shared, MODELS[cfg.model](shared, image_shape, classes)).freeze()
+    return method, method.model
 
 
 def initial(cfg: RunConfig, method, upstream=None):
@@ -40,9 +47,11 @@ def initial(cfg: RunConfig, method, upstream=None):
         afresh = wrong or cfg.upstream.method != cfg.method
         params = {k: v if afresh and k.startswith("aux.") else upstream[k].clone() for k, v in params.items()}
     state = method.init_state(cfg, stream(cfg.seed, f"state.{method.stream or cfg.method}"))
+    if taken := sorted(state.keys() & {*IN_STATE, *method.member_options}):
+        raise RuleError(f"init_state of method {cfg.method!r} names {taken}, which the state holds already; choose other names")
     state |= method.init_copies(params) | method.at_epoch(cfg, 0)
-    state |= {k: torch.tensor(getattr(cfg, k)) for k in ("penalty", "penalty_h0", "eta")}
-    state |= {k: torch.tensor(cfg.options[k]) for k in method.member_options if type(cfg.options[k]) is float}
+    state |= {k: torch.tensor(getattr(cfg, k)) for k in IN_STATE}
+    state |= {k: torch.tensor(cfg.options[k]) for k in method.member_options}
     return params, state
 
 
@@ -52,6 +61,15 @@ def noise(method, cfg, batch: int, generator) -> dict[str, torch.Tensor]:
     if method.model.process_noise:
         shapes = {**shapes, "process": (method.model.depth, batch, method.model.width)}
     return {k: torch.randn(shape, generator=generator, device=generator.device) for k, shape in shapes.items()}
+
+
+class Group(NamedTuple):
+    """Members whose methods are in one phase: `at` finds them in stacked tensors, `together` is their batched step."""
+
+    phase: Phase
+    members: list[int]
+    at: slice | torch.Tensor
+    together: Callable
 
 
 class Ensemble:
@@ -69,7 +87,9 @@ class Ensemble:
         data = pixels.data
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
         self.onednn = takes_onednn(self.configs[0].precision, self.device, fused)
-        self.gradient = self._gradient()
+        self.gradients, self.methods = {}, {}  # by phase
+        if fused:
+            torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
@@ -99,7 +119,7 @@ class Ensemble:
         members = range(len(self.configs))
         self.leaves = [{k: self.params[k][m] for k in self.trained} for m in members]
         self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
-        self.phase = None
+        self.steps_of = None
         side_by_side = self.fused and self.driver == "loop" and self.device.type == "cpu"
         cores = torch.get_num_threads() if side_by_side else 1
         self.workers = min(len(members), cores) if cores < 2 * len(members) else 1  # no more teams of threads than one
@@ -110,9 +130,14 @@ class Ensemble:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _gradient(self):
-        """(trained, fixed, state, x, y) -> (gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all."""
-        method, cast = self.method, self.configs[0].precision == "bf16" and not self.onednn
+    def gradient(self, trained, fixed, state, x, y, phase=EVERYTHING):
+        """(gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all members that are in a phase."""
+        if phase not in self.gradients:
+            self.gradients[phase] = self._gradient(self.during(phase))
+        return self.gradients[phase](trained, fixed, state, x, y)
+
+    def _gradient(self, method):
+        cast = self.configs[0].precision == "bf16" and not self.onednn
 
         def scalar(trained, fixed, state, x, y):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=cast, cache_enabled=False):
@@ -129,54 +154,80 @@ class Ensemble:
             found = grad(scalar, has_aux=True)
             found = vmap(found) if self.driver == "vmap" else found
             found = torch.no_grad()(compiled(found) if self.fused else found)
+        if self.driver == "loop" and self.fused:
+            told = f"method {method.name!r} cannot be differentiated by torch.func, so training goes on uncompiled"
+            found = first_that_works(found, by_autograd, told)
         return by_onednn(found) if self.onednn else found
 
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
         drawn = [self.noise(m, x.shape[1]) for m in range(len(self.configs))]
+        if len(self.groups) == 1:
+            return self.step_of(self.groups[0], x, y, drawn)
+        losses = {}
+        for group in self.groups:
+            losses |= zip(group.members, self.step_of(group, x, y, drawn))
+        return torch.stack([losses[m] for m in range(len(self.configs))])
+
+    def step_of(self, group, x, y, drawn):
+        """One update of the members of a group, from batches and noise of all members; their losses."""
         if self.driver == "vmap":
             try:
-                return self.together({"x": x, "y": y} | self._stack(drawn))
-            except RuntimeError as e:  # raised while the gradient is taken, before anything has changed
-                if "vmap: " not in str(e):
-                    raise
-                told = f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
-                warnings.warn(f"{told} ({str(e).splitlines()[0]})", stacklevel=2)
-                self.driver = "loop"
-                self.gradient = self._gradient()
-        return torch.stack([self.advance(m, x[m], y[m], noise) for m, noise in enumerate(drawn)])
+                noise = self._stack([drawn[m] for m in group.members])
+                return group.together({"x": x[group.at], "y": y[group.at]} | noise)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as e:  # raised while the gradient is taken, before anything has changed
+                reason = e
+            self.driver, self.gradients = "loop", {}
+            losses = self.in_turn(group, x, y, drawn)  # which fails where batches are not the reason
+            told = f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
+            warnings.warn(f"{told} ({first_line(reason)})", stacklevel=3)
+            return losses
+        return self.in_turn(group, x, y, drawn)
+
+    def in_turn(self, group, x, y, drawn):
+        """The same, one member after another."""
+        return torch.stack([self.advance(m, x[m], y[m], drawn[m]) for m in group.members])
 
     def noise(self, m, batch):
         """Noise of member m for its next step."""
-        return noise(self.method, self.configs[m], batch, self.generators[m])
+        return noise(self.during(self.phase[m]), self.configs[m], batch, self.generators[m])
+
+    def during(self, phase):
+        """The method in a phase."""
+        if phase not in self.methods:
+            self.methods[phase] = self.method.during(phase)
+        return self.methods[phase]
 
     def advance(self, m, x, y, noise):
         """One update of member m alone, from x (batch, C, H, W), y (batch,) and the step's noise; its CE loss."""
-        with self.compiling:
+        phase = self.phase[m]
+        with self.compiling[phase]:
             state = {k: v[m] for k, v in self.state.items()} | noise
-            grads, (loss, changed) = self.gradient(self.leaves[m], self.fixed[m], state, x, y)
-            self.compiling = nullcontext()
+            grads, (loss, changed) = self.gradient(self.leaves[m], self.fixed[m], state, x, y, phase)
+            self.compiling[phase] = nullcontext()
         self.descend(m, grads)  # at once, while this member's tensors are in cache
         self.take(changed, m)
         return loss
 
-    def update(self, inputs):
-        """One step of all members, batched. Changes tensors in place alone, as a CUDA graph of it can do no other."""
-        state, trained = self.state | inputs, {k: self.params[k] for k in self.trained}
-        fixed = {k: v for k, v in self.params.items() if k not in trained}
-        grads, (losses, changed) = self.gradient(trained, fixed, state, inputs["x"], inputs["y"])
-        for m in range(len(self.configs)):
-            self.descend(m, {k: g[m] for k, g in grads.items()})
-        self.take(changed, slice(None))
+    def update(self, inputs, phase, members, at):
+        """One step of a group, batched. Changes tensors in place alone, as a CUDA graph of it can do no other."""
+        params, state = ({k: v[at] for k, v in part.items()} for part in (self.params, self.state))
+        trained = {k: params.pop(k) for k in self.trained}
+        grads, (losses, changed) = self.gradient(trained, params, state | inputs, inputs["x"], inputs["y"], phase)
+        for i, m in enumerate(members):
+            self.descend(m, {k: g[i] for k, g in grads.items()})
+        self.take(changed, at)
         return losses
 
-    def take(self, changed, m):
-        """Changed tensors of member m (or of all) into the state, or into the parameters (running statistics)."""
+    def take(self, changed, at):
+        """Changed tensors of one member or a group into the state, or into the parameters (running statistics)."""
         for k, v in changed.items():
             if k in self.state:
-                self.state[k][m].copy_(v)
+                self.state[k][at] = v
             elif self.configs[0].train_net:
-                self.params[k][m].copy_(v)
+                self.params[k][at] = v
 
     @torch.no_grad()
     def descend(self, m, grads):
@@ -281,12 +332,26 @@ class Ensemble:
                 self.state[k][m].copy_(v)
         self.generators = [self._generator(c, "noise") for c in self.configs]
         names = [[k for k in self.trained if self.method.learns(c, self.epoch, k)] for c in self.configs]
-        self.method.hears = "blend" not in self.state or bool((self.state["blend"] > 0).any())
-        self.method.fits = any(k.startswith("aux.") for member in names for k in member)
-        if self.phase != (phase := (names, self.method.hears, self.method.fits)):  # else the steps are those of before
-            self.phase, self.learning = phase, [self._learning(m, member) for m, member in enumerate(names)]
-            self.together = replayed(self.update) if self.device.type == "cuda" else self.update
-            self.compiling = threading.Lock()  # one thread compiles the steps of this phase, and the others wait for it
+        self.phase = [self.method.phase_of(c, self.epoch) for c in self.configs]
+        if self.steps_of != (steps_of := (names, self.phase)):  # else the steps are those of before
+            self.steps_of, self.learning = steps_of, [self._learning(m, member) for m, member in enumerate(names)]
+            self.groups = self._groups()
+            lock = threading.Lock()  # one thread compiles the steps of a phase, and the others wait for it
+            self.compiling = dict.fromkeys(self.phase, lock)
+
+    def _groups(self):
+        """The members by the phase that each is in."""
+        found = []
+        for phase in dict.fromkeys(self.phase):
+            members = [m for m, other in enumerate(self.phase) if other == phase]
+            at = slice(None) if len(members) == len(self.phase) else torch.tensor(members, device=self.device)
+            step = partial(self.update, phase=phase, members=members, at=at)
+            found.append(Group(phase, members, at, self.recorded(step)))
+        return found
+
+    def recorded(self, step):
+        """A batched step as it is taken: on CUDA, recorded."""
+        return replayed(step) if self.device.type == "cuda" else step
 
     def _learning(self, m, names):
         """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether it does), learning rate."""
@@ -313,23 +378,24 @@ class Ensemble:
         """Mean over the probe of the unit vectors of the auxiliary's credit, per level, or None for a method without one."""
         (p, s), (x, y) = self.member(m), self.probe("test")
         hs = self.model.states(p, self.model.embed(p, x))
-        s = s | noise(self.method, self.configs[m], len(y), self._generator(self.configs[m], "noise.trace"))
-        aux = self.method.parts(p, s, hs, self.model.readout(p, hs[-1]), y).get("aux")
+        method = self.during(Phase(fits=False))
+        s = s | noise(method, self.configs[m], len(y), self._generator(self.configs[m], "noise.trace"))
+        aux = method.parts(p, s, hs, self.model.readout(p, hs[-1]), y).get("aux")
         return aux and [unit(a).flatten(1).mean(0) / a[0].numel() ** 0.5 for a in aux]
 
     def diagnose(self, m):
         cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
-        fits, self.method.fits = self.method.fits, False  # none of this is about how an auxiliary net learns
+        phase = self.method.phase_of(cfg, max(0, self.epoch - 1))  # of the epoch that is over
+        method = self.during(replace(phase, fits=False))  # none of this is about how an auxiliary net learns
 
         def seen(name, batch):
             """The state, with noise that this measurement alone sees."""
-            return s | noise(self.method, cfg, batch, self._generator(cfg, f"noise.{name}"))
+            return s | noise(method, cfg, batch, self._generator(cfg, f"noise.{name}"))
 
-        found = diagnostics.diagnose(self.method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho"))
-        found |= diagnostics.update_alignment(self.method, p, seen("train", len(train[1])), self._last_step(m), *train)
+        found = diagnostics.diagnose(method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho"))
+        found |= diagnostics.update_alignment(method, p, seen("train", len(train[1])), self._last_step(m), *train)
         if cfg.exploit and self.epoch == cfg.epochs:
-            found["exploit"] = exploit(self.method, p, seen("exploit", diagnostics.BATCH), train, test)
-        self.method.fits = fits
+            found["exploit"] = exploit(method, p, seen("exploit", diagnostics.BATCH), train, test)
         return found
 
     def _last_step(self, m):
@@ -381,6 +447,10 @@ def first_fault(ensemble, m, losses, norms):
     return {"step": ensemble.epoch * steps - 1, "quantity": wrong[0]} if wrong else None
 
 
+class DiagnosisFailed(RuntimeError):
+    """A run has been trained, but could not be measured."""
+
+
 CURVES = ("train_loss", "test_acc", "h_norm", "g_norm", "growth")
 
 
@@ -388,12 +458,14 @@ def train(ensemble: Ensemble, progress, last):
     """Train to epoch `last`, yielding after each epoch the (config, result) of every member that diverged in it.
 
     progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when already begun. A diverged
-    member leaves it and the ensemble; its result is that with "status" and "fault".
+    member leaves it and the ensemble; its result is that with "status" and "fault". An ensemble that has been trained before is
+    yielded as it stands first, with what its diagnostics at that epoch lack. Raises DiagnosisFailed after an epoch, or before the
+    first, of which then only diagnostics are missing.
     """
-    cfg = ensemble.configs[0]
-    if ensemble.epoch == 0 and 0 in cfg.diagnose:
-        for m, result in enumerate(progress):
-            result["diagnostics"]["0"] = ensemble.diagnose(m)
+    failed = measure(ensemble, progress)
+    if ensemble.epoch or failed:
+        yield []
+        report(ensemble, failed)
     while ensemble.epoch < last and ensemble.configs:
         started, members = time.perf_counter(), len(ensemble.configs)
         losses, alive, diverged = ensemble.run_epoch(), [], []
@@ -408,14 +480,40 @@ def train(ensemble: Ensemble, progress, last):
             for k in CURVES:
                 result["curves"][k].append(row[k])
             trace_auxiliary(ensemble, m, result)
-            if ensemble.epoch in (*cfg.diagnose, cfg.epochs):
-                result["diagnostics"][str(ensemble.epoch)] = ensemble.diagnose(m)
         if diverged:
             progress[:] = [progress[m] for m in alive]
             ensemble.keep(alive)
+        failed = measure(ensemble, progress)
         for result in progress:
             result["seconds"] += (time.perf_counter() - started) / members
         yield diverged
+        report(ensemble, failed)
+
+
+def measure(ensemble, progress) -> tuple | None:
+    """Diagnose each member that wants it at this epoch and lacks it; (config, exception) of one that could not be, or None."""
+    cfg, epoch, failed = ensemble.configs[0] if ensemble.configs else None, ensemble.epoch, None
+    for m, result in enumerate(progress):
+        if epoch in (*cfg.diagnose, cfg.epochs) and str(epoch) not in result["diagnostics"]:
+            try:
+                result["diagnostics"][str(epoch)] = ensemble.diagnose(m)
+            except Exception as e:
+                failed = failed or (ensemble.configs[m], e)
+            except BaseException as e:  # an interrupt
+                return ensemble.configs[m], e
+    return failed
+
+
+def report(ensemble, failed):
+    """Raise what `measure` met."""
+    if failed is None:
+        return
+    cfg, error = failed
+    if not isinstance(error, Exception):
+        raise error
+    told = f"run {cfg.id} is trained up to epoch {ensemble.epoch}, but its diagnosis there failed"
+    way_out = "its weights and curves are kept, so that once the reason is mended it goes on from there"
+    raise DiagnosisFailed(f"{told} ({type(error).__name__}: {error}); {way_out}") from error
 
 
 def trace_auxiliary(ensemble, m, result):

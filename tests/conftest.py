@@ -2,15 +2,24 @@
 
 import io
 import tarfile
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from PIL import Image
 
 from faeval_core import RunConfig, Store, data, diagnostics
 from faeval_core.config import stream
 from faeval_core.training import build, initial, noise
+
+
+def drawn(cases):
+    """Settings of a test on so many drawn cases: the same ones each time, and told as they are drawn."""
+    how = {"deadline": None, "derandomize": True, "database": None, "phases": (Phase.explicit, Phase.generate)}
+    return settings(max_examples=cases, suppress_health_check=[HealthCheck.function_scoped_fixture], **how)
+
 
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
@@ -62,6 +71,29 @@ def write_tar(path, files):
     return path
 
 
+def write_folder(path, files):
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def images(n, size=8, seed=0):
+    """Random colour images, uint8 (n, size, size, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+@cache
+def _tree(size):
+    pixels, where = iter(images(256, size)), [(s, c) for s in ("train", "test") for c in ("yes", "no")]
+    return {f"{s}/{c}/{i}.png": png(next(pixels)) for s, c in where for i in range(64)}
+
+
+def tree(size=8):
+    """{path: PNG}: 64 images of each of two classes in train and in test, the fewest that may be registered."""
+    return dict(_tree(size))
+
+
 def blob_images():
     """{path: PNG} of four classes of 3x8x8 images: a colour pattern per class under strong noise."""
     rng = np.random.default_rng(0)
@@ -86,6 +118,15 @@ def home(tmp_path_factory):
         patch.setenv("FAEVAL_DEVICE", "cpu")  # what is tested on CUDA says so
         data.register_images("blobs", write_tar(folder / "blobs.tar", blob_images()), progress=False)
         yield folder / "home"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty $FAEVAL_DATA, and no dataset loaded."""
+    monkeypatch.setenv("FAEVAL_DATA", str(tmp_path / "home"))
+    data.load.cache_clear()
+    yield tmp_path
+    data.load.cache_clear()
 
 
 @pytest.fixture(scope="session")

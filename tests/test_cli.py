@@ -70,8 +70,11 @@ def study_file(store, notebook, configs):
         ("data regster", "argument ACTION: invalid choice: 'regster' (choose from "),
         ("data register digits .", "'digits' belongs to a built-in dataset"),
         ("data register mine nowhere", "nowhere is neither a folder nor a tar archive"),
-        ("data register mine . --mean 0.5 0.5", "argument --mean: expected 3 arguments"),
-        ("data register mine . --mean 0.5 0.5 0.5", "give --mean and --std together"),
+        ("data register mine . --mean 0.5 0.5", "mean and std go together"),
+        ("data register mine . --mean 0.5 0.5 --std 0.5 0.5", "one value (greyscale) or three (colour), not 2 and 2"),
+        ("data register mine . --mean 125 125 125 --std 60 60 60", "mean must lie in 0..1, not be 125; divide"),
+        ("data register mine . --size 0", "size must be 1 to 1024 pixels, not 0"),
+        ("data register ../mine .", "the name of a dataset is up to 64 letters"),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, tmp_path, capsys):
@@ -278,14 +281,20 @@ def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
     assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
 
 
-def test_an_edited_rule_is_noticed(tmp_path, capsys):
-    """Its records are shown, with a warning, until its version is raised."""
+def test_an_edited_rule_trains(tmp_path, capsys):
+    """An edit of the rule, or of what it uses, is another run; one of comments is not."""
     line = ["run", "--method", "half", "--method-file", "edited_rule.py", *TINY]
     edited = RULE.replace("0.5 *", "0.25 *")
-    for text, warned in ((RULE, False), (edited, True), (edited.replace('"half"', '"half"; version = 2'), False)):
+    as_list = edited.replace("torch.stack", "list")
+    for text, count in ((RULE, 1), (RULE + "# more", 1), (edited, 2), (as_list, 3), (RULE + "# and more", 3)):
         (tmp_path / "edited_rule.py").write_text(text)
-        assert main(line) == 0 and ("other source" in capsys.readouterr().err) == warned
-    assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == 2
+        assert main(line) == 0 and "warning" not in capsys.readouterr().err
+        assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == count
+
+
+def test_a_run_that_is_named_twice_is_refused(capsys):
+    assert main(["run", "--method", "bp", "--seeds", "1,1", *TINY]) == 2
+    assert "(seed 1) 2 times; one run must not count as several" in capsys.readouterr().err
 
 
 def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
@@ -306,6 +315,25 @@ def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
             audit(Unlucky, seeds=seeds)
 
 
+def test_audit_of_an_unknown_dataset_is_an_error():
+    with pytest.raises(ValueError, match="unknown dataset 'digts'; did you mean 'digits'"):
+        audit("dfa", dataset="digts", seeds=(1,))
+
+
+def test_audit_asks_for_the_sign_of_credit_that_points_uphill():
+    class Uphill(LocalMethod):
+        name = "uphill"
+
+        def credit(self, p, s, hs, logits, y):
+            return [-self.exact_credit(p, hs, y, l) for l in range(len(hs))]
+
+    with pytest.warns(UserWarning, match="check the sign"):
+        found = audit(Uphill, seeds=(1, 2), epochs=1, width=8, depth=2)
+    told = "Γ is -1.00, the mean over all levels, in 2 of 2 seeds: check the sign of its credit, which is that of the gradient."
+    assert told in found.lines
+    assert not any("sign" in line for line in audit("dfa", seeds=(1,), epochs=1, width=8, depth=2).lines)
+
+
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
     credit = {"credit_norm": "sample_rms_g", "credit_level": "input", "embedding": "shared", "rule": "cosine", "exploit": True}
     found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)
@@ -316,7 +344,7 @@ def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
 
 
 def test_data_register(tmp_path, capsys, home):
-    files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 40}
+    files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 140}
     write_tar(tmp_path / "mine.tar.gz", files)
     try:
         assert main(["data", "register", "mine", "mine.tar.gz", *"--mean 0.5 0.5 0.5 --std 0.2 0.2 0.2".split()]) == 0
@@ -341,6 +369,10 @@ def test_a_warning_is_one_line(tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}))
     assert main(["status"]) == 0
+    assert capsys.readouterr().out.endswith("0 records in results, 1 unreadable, such as bp-1.json\n")
+    [cfg] = [RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)]
+    (folder / f"{cfg.id}.json").write_text("{")
+    assert main(["run", "--method", "bp", *TINY]) == 0
     err = capsys.readouterr().err
     assert err.startswith("faeval: warning: record ") and err.count("\n") == 1
 

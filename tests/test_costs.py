@@ -8,6 +8,7 @@ from conftest import tiny
 
 from faeval_core import METHODS, RunConfig, costs, run
 from faeval_core.costs import cost_flops, cost_seconds
+from faeval_core.models import MODELS
 
 STEPS, BATCH, D, DEPTH, CLASSES = 390, 128, 256, 4, 10  # of the audit's size
 EMBED, BLOCK, HEAD = 3072 * D, 2 * D * D, D * CLASSES  # multiply-adds of a sample, forward
@@ -43,7 +44,7 @@ def test_every_direction_of_the_field_costs_its_way_to_the_top():
 def test_a_model_costs_its_own_multiply_adds(model, depth):
     """Convolutions and attention count at every position: by far more than their weights would on vectors."""
     cfg = RunConfig("bp", model=model, width=128, depth=depth, epochs=1)
-    weights = sum(v.numel() for v in costs.MODELS[model](cfg, (3, 32, 32), 10).init(torch.Generator()).values())
+    weights = sum(v.numel() for v in MODELS[model](cfg, (3, 32, 32), 10).init(torch.Generator()).values())
     assert cost_flops(cfg) > STEPS * BATCH * 2 * 3 * 5 * weights
 
 

@@ -4,48 +4,25 @@ import dataclasses
 import functools
 import hashlib
 import http.server
+import json
 import pickle
 import struct
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 import torchvision.transforms.functional as TF
-from conftest import png, write_tar
-from PIL import Image
+from conftest import drawn, images, png, tiny, tree, write_folder, write_tar
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from faeval_core import Store, data, synthetic
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """An empty $FAEVAL_DATA, and no dataset loaded."""
-    monkeypatch.setenv("FAEVAL_DATA", str(tmp_path / "home"))
-    data.load.cache_clear()
-    yield tmp_path
-    data.load.cache_clear()
-
-
-def images(n, size=8, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-
-
-def tree(n=3, size=8):
-    """{path: PNG}: n images of each of two classes in train, one of each in test."""
-    pixels = iter(images(2 * n + 2, size))
-    files = {f"train/{c}/{i}.png": png(next(pixels)) for c in ("yes", "no") for i in range(n)}
-    return files | {f"test/{c}/0.png": png(next(pixels)) for c in ("yes", "no")}
-
-
-def write_folder(path, files):
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
+from faeval_core import Store, data, latex, run, synthetic, tables
+from faeval_core.__main__ import main
+from faeval_core.files import studies
 
 # -- augmentation -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +103,7 @@ def test_registered_images_come_back_pixel_for_pixel(elsewhere, kind):
     found = data.load("pets")
     assert set(data.known_datasets()) == {*data.BUILT_IN, *synthetic.NAMES, "pets"}
     assert found.classes == ("no", "yes") and found.fingerprint == made.fingerprint
-    assert found.train_x.shape == (6, 3, 8, 8) and found.test_y.tolist() == [0, 1]
+    assert found.train_x.shape == (128, 3, 8, 8) and found.test_y.tolist() == [0] * 64 + [1] * 64
     stored = {png(x.permute(1, 2, 0).numpy()): found.classes[y] for x, y in zip(found.train_x, found.train_y)}
     assert stored == {v: k.split("/")[1] for k, v in files.items() if k.startswith("train") and k.endswith("png")}
     flat = found.train_x.double().permute(1, 0, 2, 3).flatten(1) / 255
@@ -154,7 +131,7 @@ def test_images_of_mixed_sizes_need_a_size(elsewhere):
     with pytest.raises(ValueError, match=r"train/yes/large.png is \(12, 12\), others are \(8, 8\); pass size"):
         data.register_images("mixed", source, progress=False)
     resized = data.register_images("mixed", source, size=6, progress=False)
-    assert resized.train_x.shape == (7, 3, 6, 6)
+    assert resized.train_x.shape == (129, 3, 6, 6)
 
 
 def test_errors_of_registration_name_the_cause(elsewhere):
@@ -176,16 +153,6 @@ def test_errors_of_registration_name_the_cause(elsewhere):
     assert set(data.known_datasets()) == {*data.BUILT_IN, *synthetic.NAMES}
 
 
-def test_greyscale_and_palette_images_are_read_as_rgb(elsewhere):
-    grey = images(1)[0][..., 0]
-    for i, image in enumerate((Image.fromarray(grey), Image.fromarray(grey).convert("P"))):
-        image.save(elsewhere / f"{i}.png")
-    files = tree() | {f"train/yes/grey{i}.png": (elsewhere / f"{i}.png").read_bytes() for i in (0, 1)}
-    found = data.register_images("grey", write_tar(elsewhere / "grey.tar", files), progress=False)
-    wanted = torch.from_numpy(grey).expand(3, 8, 8)
-    assert sum(torch.equal(x, wanted) for x in found.train_x) == 2
-
-
 def test_a_damaged_decoded_copy_is_refused(elsewhere):
     data.register_images("pets", write_tar(elsewhere / "pets.tar", tree()), progress=False)
     path = data.data_home() / "pets.safetensors"
@@ -196,6 +163,162 @@ def test_a_damaged_decoded_copy_is_refused(elsewhere):
         data.load.cache_clear()
         with pytest.raises(data.DatasetMissing, match="pets.safetensors, is damaged .*register it again"):
             data.load("pets")
+
+
+# -- tables -------------------------------------------------------------------------------------------------------------
+
+
+def table(features=5, rows=128, seed=0):
+    """(X, y, X_test, y_test): features of different means and scales, three classes that they tell apart."""
+    rng = np.random.default_rng(seed)
+    centre, scale = rng.normal(0, 100, features), 10.0 ** rng.uniform(-3, 3, features)
+    ys = [np.arange(rows) % 3 for _ in range(2)]
+    X, X_test = (centre + scale * (rng.normal(size=(rows, features)) + y[:, None]) for y in ys)
+    return X, ys[0], X_test, ys[1]
+
+
+def silently(register, *args, **how):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return register(*args, **how)
+
+
+@drawn(15)
+@given(st.integers(2, 9), st.integers(128, 200), st.integers(0, 2**32 - 1), st.lists(st.sampled_from([0.1, 0, -3e7]), max_size=2))
+def test_features_are_standardised_by_the_training_rows(elsewhere, features, rows, seed, constants):
+    X, y, X_test, y_test = table(features, rows, seed)
+    for column, value in enumerate(constants[: features - 1]):
+        X[:, column] = value  # whose standard deviation is not 0 in floating point for every value
+    found = silently(data.register_arrays, "table", X, y, X_test, y_test)
+    varied = np.arange(len(constants[: features - 1]), features)
+    mean, std = X.mean(0), X.std(0)
+    for part, raw in ((found.train_x, X), (found.test_x, X_test)):
+        assert part.shape == (rows, 1, 1, features) and part.dtype == torch.float32
+        wanted = np.zeros_like(raw)
+        wanted[:, varied] = ((raw - mean) / np.where(std > 0, std, 1))[:, varied]
+        np.testing.assert_allclose(part[:, 0, 0], wanted, rtol=1e-5, atol=1e-5)
+    n = features - len(varied)
+    assert any(f"{n} of {features} features are constant in X and set to 0" in note for note in found.notes) == (n > 0)
+    loaded, pixels = data.load("table"), data.Pixels(found)
+    assert loaded.fingerprint == found.fingerprint and loaded.notes == found.notes
+    assert torch.equal(pixels.test[0], found.test_x) and torch.equal(pixels.test[1], torch.from_numpy(y_test))
+    order = torch.arange(rows).flip(0)
+    _, dy, dx, flip = pixels.draws(1, 0, False)
+    assert torch.equal(pixels.batch(order, dy, dx, None), found.train_x[order])
+
+
+@pytest.mark.parametrize(
+    "given, classes",
+    [
+        (lambda y: y, ("0", "1", "2")), (lambda y: y.astype(float), ("0", "1", "2")), (lambda y: y * 10 - 10, ("-10", "0", "10")),
+        (lambda y: [("c", "a", "b")[v] for v in y], ("a", "b", "c")), (lambda y: y > 0, ("False", "True")),
+        (lambda y: np.array([("c", "a", "b")[v] for v in y], dtype=object), ("a", "b", "c")), (torch.as_tensor, ("0", "1", "2")),
+    ],
+)  # fmt: skip
+def test_labels_are_whole_numbers_or_words(elsewhere, given, classes):
+    X, y, X_test, y_test = table()
+    found = silently(data.register_arrays, "table", torch.as_tensor(X), given(y), X_test.tolist(), given(y_test))
+    assert found.classes == classes
+    labels = np.asarray(given(y)).tolist()
+    assert [found.classes[i] for i in found.train_y] == [str(int(v)) if type(v) is float else str(v) for v in labels]
+
+
+def with_one(x, value, row, column):
+    x = x.copy()
+    x[row, column] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t | {"X": t["X"][:, :3]}, "X has 3 features and X_test 5; both need the same columns"),
+        (lambda t: t | {"X": t["X"][:, 0]}, r"X must have a row of features per sample, not shape \(128,\)"),
+        (lambda t: t | {"X_test": t["X_test"].astype(str)}, "X_test must hold numbers, not <U.*get_dummies"),
+        (lambda t: t | {"X": [[1, 2], [3]]}, "X cannot be read as an array"),
+        (lambda t: t | {"X": with_one(t["X"], np.nan, 2, 3)}, "X holds nan in row 2, column 3; fill in"),
+        (lambda t: t | {"X_test": with_one(t["X"], np.inf, 1, 4)}, "X_test holds inf in row 1, column 4"),
+        (lambda t: t | {"X": t["X"] * 0}, "every feature of X is constant"),
+        (lambda t: t | {"X": np.resize([1e308, -1e308], (128, 5))}, "column 0 of X has values of too different size"),
+        (lambda t: t | {"y": t["y"][:-1]}, r"y must hold a label for each of 128 rows, not have shape \(127,\)"),
+        (lambda t: t | {"y": np.eye(3)[t["y"]]}, r"not have shape \(128, 3\); .*y.argmax\(1\) reads one-hot rows"),
+        (lambda t: t | {"y_test": t["y_test"] + 0.5}, "y_test must hold classes.*regression is not supported: put its"),
+        (lambda t: t | {"y": [None] * 128}, "y must hold classes.*not object such as None"),
+        (lambda t: t | {"y_test": t["y_test"] + 2}, r"y_test has classes that y lacks: \[3, 4\]"),
+        (lambda t: t | {"y": t["y"] * 0, "y_test": t["y"] * 0}, "would have one class, '0'"),
+        (lambda t: {k: v[:127] for k, v in t.items()}, "127 training and 127 test rows; diagnostics need at least 128 of each"),
+    ],
+)
+def test_a_table_that_cannot_be_taken_is_refused_by_its_place(elsewhere, change, message):
+    given = change(dict(zip(("X", "y", "X_test", "y_test"), table())))
+    with pytest.raises(ValueError, match=message):
+        data.register_arrays("table", **given)
+    assert not list(data.data_home().glob("*"))
+
+
+def test_a_table_trains_where_features_are_embedded_and_is_refused_elsewhere(elsewhere):
+    X, y, X_test, y_test = table(rows=256)
+    found = silently(data.register_arrays, "table", X.reshape(256, 5, 1), y, X_test, y_test[::-1] * 0)
+    assert "y_test lacks classes that y has: [1, 2]" in found.notes and found.image_shape == (1, 1, 5)
+    tabular = {"dataset": "table", "augment": False, "epochs": 1}
+    (record,) = run([tiny("dfa", **tabular)], Store(elsewhere / "results"), progress=False)
+    assert record.status == "complete" and record.provenance["dataset_fingerprint"] == found.fingerprint
+    for changes, message in (
+        ({"augment": True}, "'table' has no pixels to crop and flip; set augment=False"),
+        ({"model": "convnet"}, "needs images of at least 8×8"), ({"model": "vitmini"}, "patch 4 does not divide images"),
+        ({"model": "studentnet", "width": 12}, "needs width = the inputs' 5 features"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            run([tiny("dfa", **tabular | changes)], Store(elsewhere / "results"), progress=False)
+    flat = tiny("bp", **tabular, model="studentnet", width=5)
+    assert run([flat], Store(elsewhere / "results"), progress=False)[0].status == "complete"
+    assert data.kept_shape("table") == ((1, 1, 5), 256) and data.kept_shape("../table") is data.kept_shape("absent") is None
+
+
+# -- committed files ----------------------------------------------------------------------------------------------------
+
+NOTED = {"notebook": "11_audit", "runs": [{"id": "a", "label": "b"}], "claims": [], "compared": [], "outputs": []}
+WHOLE = {"datasets.json": {"digits": "484917122f6abb99", "pets": "0" * 16}, "studies/11_audit.json": NOTED}
+CONFLICT = "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> theirs\n"
+
+
+def broken(whole):
+    """Texts that a damaged, cut or badly merged file may hold."""
+    cut = st.integers(0, len(whole) - 1).map(lambda n: whole[:n].encode())
+    other = st.sampled_from([CONFLICT.format(whole, whole), "[]", "null", "3", '"text"', "[" * 100_000, whole + whole])
+    return st.one_of(cut, other.map(str.encode), st.just(b"\xff" + whole.encode()), st.just(b"\0" * len(whole)))
+
+
+@pytest.mark.parametrize("file", WHOLE)
+@drawn(40)
+@given(st.data())
+def test_a_damaged_committed_file_is_named_with_the_way_out(tmp_path, blobs, file, draw):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(draw.draw(broken(json.dumps(WHOLE[file]))))
+    content, store = path.read_bytes(), Store(tmp_path)
+    readers = [lambda: data.check_name("digits", tmp_path), lambda: store.check_dataset(blobs)]
+    for read in readers if file == "datasets.json" else [lambda: studies(tmp_path)]:
+        with pytest.raises(ValueError) as e:
+            read()
+        assert str(e.value).startswith(f"{path} is damaged or holds the marks of a merge conflict")
+        assert str(e.value).endswith(f"restore it: git checkout -- {path}") and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("lost", ["runs", "claims", "compared", "outputs"])
+def test_a_summary_without_one_of_its_lists_is_named_by_who_needs_it(tmp_path, capsys, lost):
+    path = tmp_path / "studies" / "11_audit.json"
+    path.parent.mkdir()
+    for noted in ({k: v for k, v in NOTED.items() if k != lost}, NOTED | {lost: None}):
+        path.write_text(json.dumps(noted))
+        with pytest.raises(ValueError, match=f"11_audit.json is damaged .*it lacks its {lost}"):
+            studies(tmp_path, (lost,))
+    if lost == "runs":
+        assert main(["status", "--results", str(tmp_path)]) == 2 and f"{path} is damaged" in capsys.readouterr().err
+        return
+    reader = {"claims": latex.write, "compared": tables.reproduction, "outputs": tables.source_map}[lost]
+    with pytest.raises(ValueError, match=f"11_audit.json is damaged .*it lacks its {lost}"):
+        reader(tmp_path, *[tmp_path / "paper"] * (lost == "claims"))
 
 
 # -- torchvision --------------------------------------------------------------------------------------------------------

@@ -266,8 +266,8 @@ def test_credit_of_another_levels_shape_is_refused(change):
 ])  # fmt: skip
 def test_credit_of_wrong_number_or_shape_is_refused_at_the_first_step(batch, change, monkeypatch):
     method, _, p, s = member(tiny("dfa"))
-    credit = method.credit
-    monkeypatch.setattr(method, "credit", lambda *args: change(credit(*args)))
+    credit = METHODS["dfa"].credit
+    monkeypatch.setattr(METHODS["dfa"], "credit", lambda *args: change(credit(*args)))
     with pytest.raises(ValueError, match="credit of method 'dfa' is of shapes .* needs one tensor for every level"):
         method.surrogate(p, s, *batch)
 
@@ -280,12 +280,12 @@ def test_an_option_that_members_may_differ_in_is_not_read_off_the_config():
     assert member(tiny("cb"))[0].cfg.options["tgw"] == 1.0  # its zero decides what is computed, for all members alike
 
 
-def test_a_rule_that_draws_from_the_global_generator_is_told(pixels, recwarn):
+def test_a_rule_that_draws_from_the_global_generator_is_told(pixels, recwarn, monkeypatch):
     ensemble = Ensemble([tiny("dfa")], pixels)
     ensemble.run_epoch()
     assert not [w for w in recwarn if "global generator" in str(w.message)]
-    credit = ensemble.method.credit
-    ensemble.method.credit = lambda *args: [a + torch.randn_like(a) for a in credit(*args)]
+    credit = METHODS["dfa"].credit
+    monkeypatch.setattr(METHODS["dfa"], "credit", lambda *args: [a + torch.randn_like(a) for a in credit(*args)])
     with pytest.warns(UserWarning, match="'dfa' draws from torch's global generator"):
         ensemble.run_epoch()
 
@@ -311,7 +311,7 @@ def test_each_block_hears_only_its_own_credit(batch, name, monkeypatch):
     for k in range(model.depth + 1):
         credit = [torch.zeros(len(y), model.width, dtype=torch.float64) for _ in range(model.depth + 1)]
         credit[k] = torch.randn(credit[k].shape, dtype=torch.float64)
-        monkeypatch.setattr(method, "credit", lambda *a, credit=credit: credit)
+        monkeypatch.setattr(type(method), "credit", lambda *a, credit=credit: credit)
         own = "embed." if k == 0 else f"blocks.{k - 1}."
         for key, g in gradient(method, p, s, x, y).items():
             assert key.startswith(("readout.", "aux.")) or (g.abs().max() > 0) == key.startswith(own), (k, key)

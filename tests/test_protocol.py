@@ -1,11 +1,15 @@
 """From measurements to what a reader is told: thresholds, verdicts, intervals, the comparison with the reference, LaTeX."""
 
 import math
+import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
@@ -14,15 +18,18 @@ from faeval_core.audit import Audit
 from faeval_core.store import RunRecord
 from faeval_core.study import Study
 
+DRAWN = settings(deadline=None, derandomize=True, max_examples=60)  # the same cases everywhere, however slow the machine
 
-def diagnosis(**changes):
-    """A sound one of a net with three blocks, but for the changes."""
+
+def diagnosis(rescaled=None, **changes):
+    """A sound one of a net with three blocks, but for the changes; rescaling divides its gradients by 1e5."""
     sound = {
         "growth": 2.0, "g_norm": [1e-3] * 4, "stability": 0.1, "twin": [1.0] * 4, "gamma": [0.5, 0.4, 0.2, 1.0],
-        "gamma_block": [0.1, 0.2, 0.3], "gamma_block_clamped": [0.0, 0.1, 0.2], "rescaled": {"gamma": [0.5, 0.4, 0.2, 1.0]},
+        "gamma_block": [0.1, 0.2, 0.3], "gamma_block_clamped": [0.0, 0.1, 0.2],
         "rho": [0.5] * 4, "h_norm": [1.0] * 4, "sensitivity": [1.0] * 4,
-    }  # fmt: skip
-    return {**sound, **changes}
+    } | changes  # fmt: skip
+    moved = {"factor": 1e5, "gamma": [0.5, 0.4, 0.2, 1.0], "g_norm": [g / 1e5 for g in sound["g_norm"]]}
+    return sound | {"rescaled": moved | (rescaled or {})}
 
 
 def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **changes):
@@ -42,6 +49,9 @@ def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **chang
         ({"rescaled": {"gamma": [0.5, None, 0.2, 1.0]}}, "b'", None),
         ({"twin": [0.9, None, 1.0, 1.0]}, "b'", True), ({"gamma": [None, 0.5, 0.2, 1.0]}, "b'", None),
         ({"rescaled": {"gamma": [0.5, 0.409, 0.2, 1.0]}}, "b'", False),
+        ({"rescaled": {"g_norm": [1e-3] * 4}}, "b'", None), ({"rescaled": {"g_norm": [1e-8, 1e-3, 1e-8, 1e-8]}}, "b'", None),
+        ({"twin": [0.9] * 4, "rescaled": {"g_norm": [1e-3] * 4}}, "b'", True), ({"g_norm": [0.0, 1e-3, 1e-3, 1e-3]}, "b'", False),
+        ({"rescaled": {"gamma": [0.1] * 4, "repeatable": False}}, "b'", None),
     ],
 )  # fmt: skip
 def test_each_diagnostic_fires_beyond_its_published_threshold(changes, letter, fired):
@@ -114,10 +124,96 @@ def test_intervals_are_students_and_sd_has_n_minus_one():
     [
         ([1.0, 1.1, 0.9], {"above": 0}, "holds"), ([1.0, 1.1, 0.9], {"below": 0}, "does not hold"), ([], {"above": 0}, "not run"),
         ([1.0, -1.0, 0.5], {"above": 0}, "undecided"), ([5.0], {"above": 0}, "undecided"), ([-2.0, -2.1], {"below": -1}, "holds"),
+        ([-0.0030, -0.0032, -0.0034], {"below": 0, "smallest": 0.1}, "in sign only"),  # a log ratio that nobody would see
+        ([0.25, 0.2, 0.3], {"above": 0, "smallest": 0.2}, "in sign only"),
+        ([0.25, 0.2, 0.3], {"above": 0, "smallest": 0.1}, "holds"),
+        ([0.02, -0.02, 0.0], {"above": 0, "smallest": 0.1}, "does not hold"), ([0.25] * 3, {"above": 0.25}, "does not hold"),
+        ([0.02, -0.02, 0.0], {"below": 0, "smallest": 0.1}, "does not hold"), ([0.1] * 3, {"below": 0.2}, "holds"),
     ],
 )  # fmt: skip
-def test_a_claim_is_decided_by_its_interval(values, bound, decided):
+def test_a_claim_is_decided_by_its_interval_and_the_smallest_effect_of_interest(values, bound, decided):
     assert stats.decide(values, **bound) == decided
+
+
+def test_bounds_that_say_nothing_are_refused(tmp_path):
+    for bound in ({}, {"above": 0, "below": 1}, {"above": 0, "smallest": -0.1}):
+        with pytest.raises(ValueError, match="exactly one of above and below|is a size"):
+            stats.decide([1.0], **bound)
+    study = Study("03_x", "x", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="claim 'more': a claim against 0 needs the smallest"):
+        study.claim("more", "more", [1.0], above=0)
+
+
+SEEDS = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
+BOUNDS = st.tuples(st.sampled_from(["above", "below"]), st.floats(-5, 5), st.floats(0, 3))
+
+
+@DRAWN
+@given(st.lists(st.tuples(SEEDS, BOUNDS), min_size=1, max_size=6))
+def test_claims_are_decided_together_by_holm(family):
+    """Against Holm's rule as it is written down: in the order of their p, each of the m - k that are left at 5 % / (m - k)."""
+    claims = [(stats.Bound.of(smallest=least, **{side: at}), stats.mean(values)) for values, (side, at, least) in family]
+    found = stats.decide_together(claims)
+    alone = []
+    for values, (side, at, least) in family:  # both one-sided tests by scipy, turned so that the claim is 'above'
+        turned, bound = (values, at) if side == "above" else ([-v for v in values], -at)
+        assume(np.std(turned) > 1e-6)
+        sign = scipy_stats.ttest_1samp(turned, bound, alternative="greater").pvalue
+        fails = scipy_stats.ttest_1samp(turned, bound + least, alternative="less").pvalue
+        enough = scipy_stats.ttest_1samp(turned, bound + least, alternative="greater").pvalue
+        alone.append((2 * min(sign, fails), 2 * sign, 2 * enough))
+    level, going, told = 0.05, True, {}
+    for rank, i in enumerate(sorted(range(len(family)), key=lambda i: alone[i][0])):
+        level = 0.05 / (len(family) - rank) if going else level
+        going = going and alone[i][0] <= level
+        assume(all(abs(p - level) > 1e-9 for p in alone[i]))
+        said = "holds" if alone[i][2] < level else "in sign only" if alone[i][1] < level else "does not hold"
+        told[i] = said if going else "undecided"
+    assert [word for word, _ in found] == [told[i] for i in range(len(family))]
+    assert all((p <= 0.05) == (word != "undecided") for word, p in found)
+
+
+def test_more_claims_make_each_harder_and_what_cannot_be_tested_costs_nothing():
+    claim = stats.Bound.of(above=0.0), stats.mean([1.0, 1.2, 0.8])
+    (alone,), company = stats.decide_together([claim]), (stats.Bound.of(above=0.0), stats.mean([1.0, -1.0, 0.3]))
+    assert alone[0] == "holds" and alone[1] == pytest.approx(scipy_stats.ttest_1samp([1.0, 1.2, 0.8], 0).pvalue)
+    assert stats.decide_together([claim] + [company] * 9)[0] == ("undecided", pytest.approx(10 * alone[1]))
+    silent = [(claim[0], None), (claim[0], stats.mean([3.0]))] * 9
+    assert stats.decide_together([claim, *silent]) == [alone, *[("not run", None), ("undecided", None)] * 9]
+
+
+def test_a_rank_correlation_is_decided_on_fishers_scale():
+    x = np.arange(60)
+    y = np.random.default_rng(0).permutation(60) * 0.5 + x
+    found = stats.rank_correlation(x, y, "arms")
+    rho = scipy_stats.spearmanr(x, y).statistic
+    half = 1.959963985 * 1.06 / math.sqrt(57)
+    assert found.interval()[:4] == pytest.approx((60, rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)))
+    assert found.p_above(found.interval().low) == pytest.approx(0.025)
+    assert stats.rank_correlation([1, 2, 3], [1, 2, 3]) is None and stats.rank_correlation([1] * 9, range(9)) is None
+
+
+def test_what_is_printed_is_what_is_noted(tmp_path):
+    study = Study("03_x", "x", tmp_path, tmp_path, unit="batches", of="net")
+    study.claim("one", "it grows", [1.0, 1.1, 0.9, 1.0], above=0, smallest=0.1)
+    study.claim("two", "it shrinks", [], below=0, smallest=0.1)
+    study.claim("three", "two nets agree", [0.1, 0.1001], "nets", below=1)
+    with pytest.raises(ValueError, match="03_x were stated after they were decided"):
+        study.finish()
+    lines = study.decided().splitlines()
+    p = 2 * scipy_stats.ttest_1samp([1.0, 1.1, 0.9, 1.0], 0.1, alternative="greater").pvalue  # the second and last of two
+    assert lines[0].split(" | ")[0].strip() == "holds" and lines[0].endswith(f"(n=1 net, 4 batches), p={p:.2g}")
+    assert "it grows, by over 0.1 | 1 [0.87, 1.13]" in lines[0]
+    assert lines[1].endswith("not run | it shrinks, by over 0.1 | no records")
+    assert "(n=2 nets)" in lines[2] and lines[3] == "2 tested together, at 5% (Holm)"
+    study.finish()
+    noted = files.studies(tmp_path)["03_x"]["claims"]
+    assert [c["decided"] for c in noted] == [line.split(" | ")[0].strip() for line in lines[:3]]
+    study.claim("one", "it grows", [0.0, 0.1], above=0, smallest=0.1)  # the cell is run again, on other values
+    with pytest.raises(ValueError, match="decided"):
+        study.finish()
+    with pytest.raises(ValueError, match="claim 'one' of 03_x is 'it grows' already"):
+        study.claim("one", "it is another", [1.0], above=1)
 
 
 def test_pairs_are_matched_by_seed():
@@ -136,24 +232,89 @@ def test_differences_are_in_standard_errors_of_the_difference():
 
 
 @pytest.mark.parametrize(
-    "metric, ours, value, diff, same",
+    "metric, ours, value, within, verdict",
     [
-        ("test_acc", 0.6149, 0.60, None, True), ("test_acc", 0.617, 0.60, None, False), ("test_acc", 0.63, 0.60, -1.9, True),
-        ("h_norm", 9e6, 1e6, None, True), ("h_norm", 1.1e7, 1e6, 0.1, False), ("mode1b_fires", 0.4, 0, None, True),
-        ("mode1b_fires", 0.6, 0, 0.0, False), ("gamma", 0.14, 0.1, None, True), ("gamma", 0.9, 0.8, None, True),
-        ("gamma", 0.6, 0.8, 2.1, False), ("acc@5", 0.31, 0.3, None, True), ("diff_vs_dfa", 0.03, 0.01, None, False),
-        ("nudge", -0.0013, -0.0004, None, False), ("nudge", -0.0013, -0.0012, None, True), ("S1", 0.11, 0.07, None, True),
+        ("gamma", (0.788, 0.007, 3), (0.944, 0.001, 3), 5e-4, "close"),  # 37 standard errors off, inside 20 %
+        ("rho", (0.309, 0.18, 3), (0.691, None, None), 5e-4, "imprecise"),  # inside two standard errors of 0.21
+        ("gamma", (0.374, 0.18, 3), (0.452, 0.042, 3), 5e-4, "imprecise"),
+        ("gamma", (0.450, 0.02, 3), (0.452, 0.042, 3), 0, "agrees"),
+        ("gamma", (0.50, 0.10, 3), (0.45, 0.10, 3), 0, "agrees"),  # wide, but not wider than the study's own
+        ("gamma", (0.9, 0.01, 3), (0.8, None, 3), 5e-3, "close"), ("gamma", (0.6, 0.05, 3), (0.8, 0.01, 3), 5e-3, "differs"),
+        ("test_acc", (0.6149, 0.001, 3), (0.60, 0.001, 3), 0, "close"),
+        ("test_acc", (0.617, 0.001, 3), (0.60, 0.001, 3), 0, "differs"),
+        ("test_acc", (0.63, 0.04, 3), (0.60, None, 3), 5e-4, "imprecise"),
+        ("acc@5", (0.31, None, 1), (0.3, None, 1), 5e-4, "close"),
+        ("test_acc", (0.3001, None, 1), (0.3, None, 1), 5e-4, "agrees"),
+        ("diff_vs_dfa", (0.03, None, 1), (0.01, None, 1), 5e-4, "differs"),
+        ("nudge", (1e-5, 1e-7, 3), (0.0, None, 1), 5e-4, "agrees"), ("nudge", (1e-5, None, 1), (0.0, 0.0, 3), 5e-4, "agrees"),
+        ("nudge", (-0.0013, None, 1), (-0.0004, None, 1), 5e-5, "differs"),
+        ("nudge", (-0.0013, None, 1), (-0.0012, None, 1), 5e-6, "close"),
+        ("h_norm", (9e6, 0.1, 3), (1e6, None, 3), 5e5, "close"), ("h_norm", (1.1e7, 0.1, 3), (1e6, None, 3), 5e5, "differs"),
+        ("h_norm", (1.4e6, None, 1), (1e6, None, 3), 5e5, "agrees"), ("h_norm", (5e6, 0.6, 3), (1e6, None, 3), 5e5, "agrees"),
+        ("g_norm", (4e-7, 1.0, 3), (1e-6, None, 3), 5e-8, "imprecise"),
+        ("mode1b_fires", (0.4, 0.5, 3), (0, None, 3), 0.5, "agrees"),
+        ("mode1b_fires", (0.6, 0.5, 3), (0, None, 3), 0.5, "differs"),
     ],
 )  # fmt: skip
-def test_what_counts_as_reproduced(metric, ours, value, diff, same):
-    assert tables.agrees(metric, ours, value, diff) is same
+def test_what_counts_as_reproduced(metric, ours, value, within, verdict):
+    assert tables.answer(metric, ours, value, within)[0] == verdict
+
+
+NUMBER = st.floats(0.05, 20).map(lambda v: float(f"{v:.3g}"))
+
+
+SD = st.floats(1e-6, 1)
+
+
+@DRAWN
+@given(NUMBER, st.floats(0.5, 2), SD, SD, st.sampled_from(["gamma", "test_acc", "nudge", "h_norm"]))
+def test_the_four_answers_are_apart_by_their_definition(value, ratio, ours_sd, sd, metric):
+    """For means of three seeds on either side: two standard errors first, then the tolerance; precision never hurts."""
+    ours = value * ratio
+    found, off = tables.answer(metric, (ours, ours_sd, 3), (value, sd, 3))
+    logs = metric == "h_norm"
+    gap = abs(math.log10(ratio)) if logs else abs(ours - value)
+    wide = 2 * math.sqrt((ours_sd**2 + sd**2) / 3)
+    tolerance = 1 if logs else {"gamma": max(0.05, 0.2 * value), "test_acc": 0.015, "nudge": 0.2 * value}[metric]
+    assume(abs(gap - wide) > 1e-9 and abs(gap - tolerance) > 1e-9 and gap > 0)
+    inside = gap < wide
+    assert (found in ("agrees", "imprecise")) == inside and (found == "close") == (not inside and gap < tolerance)
+    assert abs(off) == pytest.approx(2 * gap / wide)
+    if found == "imprecise":
+        assert 2 * ours_sd / math.sqrt(3) > max(tolerance, 2 * sd)
+        assert tables.answer(metric, (ours, 1e-9, 3), (value, sd, 3))[0] != "imprecise"
+    assert tables.answer(metric, (value, ours_sd, 3), (value, sd, 3), 1e-12)[0] == "agrees"
+
+
+def test_half_a_unit_is_of_the_last_digit_that_the_study_gives():
+    """The table of the reference has lost trailing zeros: other values of the metric and the sd tell how many there were."""
+    told = {
+        "acc": {0.3: 5e-4, 0.592: 5e-4, 0.0: 5e-4}, "nudge": {-0.00193: 5e-6, -4.98e-05: 5e-8, -0.000426: 5e-7},
+        "norm": {2e2: 50, 5e8: 5e7, 1.3e5: 5e3}, "alone": {0.07: 5e-3}, "sd": {0.9: 5e-3},
+    }  # fmt: skip
+    pairs = [(metric, *pair) for metric, values in told.items() for pair in values.items()]
+    rows = [("x", metric, value, 0.05 if metric == "sd" else None, half) for metric, value, half in pairs]
+    table = pd.DataFrame(rows, columns=["experiment", "metric", "value", "sd", "half"])
+    table.loc[table.value.isin([2e2, 5e8]), "experiment"] = "y"
+    assert tables.half_units(table) == pytest.approx(list(table.half))
+
+
+def test_norms_are_set_beside_the_reference_on_the_log_scale(tmp_path):
+    study = Study("03_x", "x", tmp_path, tmp_path)
+    study.compare("a", "b", "h_norm", [1e6, 1e8, None])
+    (row,) = study.compared
+    assert row["value"] == pytest.approx(1e7) and row["sd"] == pytest.approx(math.sqrt(2)) and row["n"] == 2
 
 
 def test_every_reference_row_is_kept_and_a_misnamed_one_refused():
     named = {"experiment": "protocol_audit", "condition": "d=256,L=4,epochs=100,method=bp", "metric": "test_acc"}
-    found = tables.with_ours([{**named, "value": 0.61, "sd": 0.002, "n": 3, "calibrated": False}])
-    assert len(found) == len(pd.read_csv(tables.REFERENCE)) and (found.verdict == "reproduced").sum() == 1
-    assert set(found.verdict) == {"reproduced", "not run"}
+    found = tables.with_ours([{**named, "value": 0.61, "sd": 0.005, "n": 3, "calibrated": False}])
+    assert len(found) == len(pd.read_csv(tables.REFERENCE)) and (found.verdict == "agrees").sum() == 1
+    assert set(found.verdict) == {"agrees", "not run"}
+    told = tables.counts(found)
+    assert told.pop("calibrated") == {"agrees": 0, "close": 0, "imprecise": 0, "differs": 0} and sum(told.values()) == len(found)
+    served = tables.counts(tables.with_ours([{**named, "value": 0.61, "sd": 0.005, "n": 3, "calibrated": True}]))
+    assert served["agrees"] == 0 and served["calibrated"]["agrees"] == 1
     with pytest.raises(ValueError, match="no reference row is called .*bpp"):
         tables.with_ours([{**named, "metric": "bpp", "value": 1.0, "sd": None, "n": 1, "calibrated": False}])
 
@@ -196,6 +357,48 @@ def test_plain_text_becomes_latex():
     assert latex.escape("‖h_L‖ 2e+09, 50 % ± 1") == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
     assert latex.escape("1e-07 & α, h₀ at η") == r"\(10^{-7}\) \& \(\alpha \), h\(_0\) at \(\eta \)"
     assert latex.macro_name("audit acc dfa", "L 12") == "AuditAccDfaLOneTwo"
+    assert latex.escape("a\nb\x00 ‖x‖y‖") == r"a b \(\|x\|\)y\(\|\)"
+
+
+TEXT = st.text(st.sampled_from("\\{}$^~_&%#‖Γλ′—−±× ₀ab0123456789e+-.\n\t\x00\x1b\"'`<>|[]") | st.characters(codec="latin-1"))
+PLAIN = r"[^\\{}$^~_&%#\x00-\x1f\x7f]"  # what TeX sets as it is
+SYMBOL = r"\\(?:pm|times|[Gg]amma|alpha|beta|delta|varepsilon|eta|lambda|rho|!)(?![a-z])"
+MATHS = rf"\\\((?:\\\||{SYMBOL}|_[A-Za-z0-9]+|\^\{{-?\d+\}}|[-\w. ])*\\\)"
+SET = re.compile(rf"(?:{PLAIN}|\\[&%#_{{}}$]|\\text(?:backslash|asciicircum|asciitilde)\{{\}}|{MATHS})*")
+
+
+@DRAWN
+@given(TEXT)
+def test_no_text_is_a_command_to_latex(text):
+    assert SET.fullmatch(latex.escape(text)), latex.escape(text)
+
+
+def test_an_escaped_text_says_what_it_said():
+    """Every special character is set by a command of its own, once for each time that it stands there."""
+    assert latex.escape(r"\input{/etc/passwd} $x^2$ ~") == (
+        r"\textbackslash{}input\{/etc/passwd\} \$x\textasciicircum{}2\$ \textasciitilde{}"
+    )
+    assert latex.escape(r"‖\input{x}‖") == r"\(\|\)\textbackslash{}input\{x\}\(\|\)"
+
+
+def summary(root, notebook, claims=(), **paper):
+    told = [{"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1", "p": None} for n, d in claims]
+    files.publish_json(root / "studies" / f"{notebook}.json", {"claims": told, "compared": [], "paper": paper})
+
+
+def test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error(tmp_path):
+    summary(tmp_path, "13_mode2", [("fa-ahead", "holds")], acc=1)
+    summary(tmp_path, "14_fa", [("fa-ahead", "in sign only")], acc=2)
+    found = latex.macros(tmp_path)
+    assert found["NbOneThreeClaimFaAhead"] == "holds" and found["NbOneFourClaimFaAhead"] == "holds in sign only"
+    assert (found["NbOneThreeAcc"], found["NbOneFourAcc"]) == ("1", "2")
+    assert found["ReproductionNotRun"] == found["ReproductionRows"] == str(len(pd.read_csv(tables.REFERENCE)))
+    latex.write(tmp_path, tmp_path / "paper")
+    assert r"\input" not in (tmp_path / "paper" / "generated" / "claims.tex").read_text()
+    for other in ({"claims": [("fa ahead", "holds")]}, {"claim fa-ahead": 3}):
+        summary(tmp_path, "14_other", **other)
+        with pytest.raises(ValueError, match=r"several texts would be called \\NbOneFourClaimFaAhead"):
+            latex.macros(tmp_path)
 
 
 def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need():

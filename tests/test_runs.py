@@ -1,13 +1,15 @@
 """Runs through the store: divergence, interruption, resumption, and runs that start from other runs."""
 
-from contextlib import suppress
+import subprocess
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 
-from faeval_core import RunConfig, Store, run, runs
-from faeval_core.training import Ensemble
+import faeval_core
+from faeval_core import RunConfig, Store, provenance, run, runs
+from faeval_core.training import DiagnosisFailed, Ensemble
 
 
 def test_a_record_does_not_depend_on_company(tmp_path):
@@ -74,23 +76,59 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(store, tmp_path, 
     assert not any(store.checkpoint_path(c).exists() for c in configs)
 
 
-@pytest.mark.parametrize("after, first", [("a", 2), ("b", 0)])
-def test_a_checkpoint_of_an_edited_rule_is_not_continued(store, monkeypatch, after, first):
-    real, begun = Ensemble.run_epoch, []
+def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
+    (record,) = run([tiny("bp", epochs=1)], store, progress=False)
+    told = record.provenance
+    assert told["source"] == provenance.source_digest(provenance.LOADED) and told["package"] == faeval_core.__version__
+    assert told["kernels"] == torch.backends.cpu.get_cpu_capability() and told["threads"] == torch.get_num_threads()
+    assert told["cpu"] and told["torch"] == torch.__version__ and told["numpy"] == np.__version__
+    bare = record.checksum
+    record.provenance = {}
+    assert record.checksum == bare
 
-    def epoch(self):
-        begun.append(self.epoch)
-        if begun == [0, 1, 2]:
-            raise KeyboardInterrupt
-        return real(self)
 
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
-    monkeypatch.setattr(Ensemble, "run_epoch", epoch)
-    for source in ("a", after):
-        monkeypatch.setattr(runs, "source", lambda name, digest=source: digest)
-        with suppress(KeyboardInterrupt):
-            [found] = run([tiny("dfa", epochs=4)], store, progress=False)
-    assert begun[3:] == [*range(first, 4)] and found.provenance["method_source"] == after
+@pytest.mark.parametrize(
+    "name, counts", [("methods/fa.py", True), ("diagnostics.py", True), ("figures.py", False), ("new.py", True)]
+)
+def test_the_source_that_is_told_is_that_of_the_numbers(name, counts):
+    """Without comments and docstrings; a module that is new counts until it is named among those that only report."""
+    before = provenance.LOADED
+    told = provenance.source_digest(before)
+    commented = b'"""Another docstring."""  # and a comment\n\n'
+    edited = before.get(name, b"") + b"\nx = 1\n"
+    assert (provenance.source_digest({**before, name: edited}) != told) == counts
+    if name in before:
+        assert provenance.source_digest({**before, name: commented + before[name].partition(b'"""\n')[2]}) == told or not counts
+
+
+def test_the_commit_is_that_of_the_checkout_the_package_is_part_of(tmp_path, monkeypatch):
+    """A package inside someone's repository without being part of it has no commit, nor has one whose files moved on."""
+
+    def git(*command):
+        named = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *command]
+        return subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
+
+    package = tmp_path / "faeval_core"
+    package.mkdir()
+    (package / "__init__.py").write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "ROOT", package)
+    monkeypatch.setattr(provenance, "LOADED", provenance._read())
+    nothing = {"commit": None, "clean": None}
+    assert provenance.checkout() == nothing
+    git("init")
+    assert provenance.checkout() == nothing
+    git("add", "."), git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook
+    assert provenance.checkout() == {"commit": commit, "clean": True}
+    (tmp_path / "results.json").write_text("{}")  # what a run writes
+    assert provenance.checkout()["clean"] is True
+    (package / "new.py").write_text("")
+    assert provenance.checkout() == nothing  # not what this process has loaded
+    monkeypatch.setattr(provenance, "LOADED", provenance._read())
+    assert provenance.checkout() == {"commit": commit, "clean": False}
+    monkeypatch.setenv("PATH", "")
+    assert provenance.checkout() == nothing
 
 
 def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkeypatch):
@@ -120,6 +158,54 @@ def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkey
     assert [r.checksum for r in run(configs, store, progress=False)] == [r.checksum for r in whole]
 
 
+@pytest.mark.parametrize("at", [0, 2, 4])
+@pytest.mark.parametrize("error", [
+    RuntimeError("of the rule"), torch.OutOfMemoryError("of the device"), MemoryError("of the host"), KeyboardInterrupt(),
+    OSError(28, "No space left"),
+])  # fmt: skip
+def test_a_diagnosis_that_fails_costs_nothing_that_was_trained(store, tmp_path, monkeypatch, at, error):
+    """At the last epoch, as at any that is diagnosed: weights, curves and the diagnostics of the others are kept."""
+    configs = [tiny("dfa", epochs=4, seed=s, diagnose=(0, 2)) for s in (1, 2)]
+    whole = run(configs, Store(tmp_path / "whole"), progress=False)
+    begun, real, diagnose = [], Ensemble.run_epoch, Ensemble.diagnose
+
+    def diagnosed(self, m):
+        if (self.epoch, self.configs[m].seed) == (at, 1) and not (store.root / "mended").exists():
+            raise error
+        return diagnose(self, m)
+
+    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.epoch) or real(self))
+    monkeypatch.setattr(Ensemble, "diagnose", diagnosed)
+    for _ in range(2):  # and again without any more training
+        if isinstance(error, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                run(configs, store, progress=False)
+        else:
+            with pytest.raises(DiagnosisFailed, match=f"run {configs[0].id} is trained up to epoch {at}, but .*kept") as told:
+                run(configs, store, progress=False)
+            assert told.value.__cause__ is error
+    assert begun == list(range(at))
+    (store.root / "mended").parent.mkdir(exist_ok=True)
+    (store.root / "mended").touch()
+    assert [r.checksum for r in run(configs, store, progress=False)] == [r.checksum for r in whole]
+    assert begun == list(range(4)) and not any(store.checkpoint_path(c).exists() for c in configs)
+
+
+def test_a_record_that_cannot_be_written_costs_nothing_that_was_trained(store, tmp_path, monkeypatch):
+    cfg, begun, real, put = tiny("dfa", epochs=3), [], Ensemble.run_epoch, Store.put
+    [whole] = run([cfg], Store(tmp_path / "whole"), progress=False)
+    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.epoch) or real(self))
+
+    def full(self, record):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        run([cfg], store, progress=False)
+    monkeypatch.setattr(Store, "put", put)
+    assert run([cfg], store, progress=False)[0].checksum == whole.checksum and begun == [0, 1, 2]
+
+
 # -- upstream -----------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +214,6 @@ def test_a_run_starts_from_its_upstream_snapshot(pixels, store):
     upstream = tiny("bp", epochs=4, seed=5)
     cfg = tiny("fa", seed=6, upstream=upstream, upstream_epoch=3)
     found = run([cfg], store, progress=False)[0]
-    assert store.get(upstream).checksum == run([upstream], Store(store.root / "b"), progress=False)[0].checksum
     first = Ensemble([upstream], pixels)
     for _ in range(3):
         first.run_epoch()
@@ -143,9 +228,11 @@ def test_a_run_starts_from_its_upstream_snapshot(pixels, store):
 
 def test_a_missing_upstream_snapshot_is_never_replaced_by_a_fresh_init(store):
     """The upstream run diverges before the epoch that the second one starts from: there is nothing to start from."""
-    cfg = tiny("fa", upstream=tiny("bp", lr=1e38), upstream_epoch=2)
-    with pytest.warns(UserWarning, match="upstream"):
-        assert run([cfg], store, progress=False) == [None]
+    for epochs in (2, 3):  # its end, or a part of it
+        cfg = tiny("fa", upstream=tiny("bp", lr=1e38, epochs=epochs), upstream_epoch=2)
+        with pytest.warns(UserWarning, match="upstream"):
+            assert run([cfg], store, progress=False) == [None]
+        assert store.get(cfg.upstream).status == "diverged"
 
 
 def test_an_upstream_that_is_also_asked_for_trains_once(store, monkeypatch):
@@ -158,7 +245,30 @@ def test_an_upstream_that_is_also_asked_for_trains_once(store, monkeypatch):
     net = tiny("bp", seed=7, epochs=4)
     fit = tiny("sb", upstream=net, upstream_epoch=1, train_net=False)  # the net is needed near and, through this fit, far
     run([tiny("fa", upstream=net, upstream_epoch=3), tiny("sb", upstream=fit, upstream_epoch=2)], store, progress=False)
-    assert begun == ["bp"] * 4 + ["sb"] * 2 + ["fa"] * 2 + ["sb"] * 2
+    assert begun == ["bp"] * 3 + ["sb"] * 2 + ["fa"] * 2 + ["sb"] * 2  # the net as far as its last snapshot
+
+
+@pytest.mark.parametrize("asked", [[1], [3, 1], [1, 3], [2, 4], [1, "itself"], [3, "itself", 1]])
+def test_an_upstream_trains_as_far_as_its_snapshots_are_wanted_and_goes_on_from_there(store, tmp_path, monkeypatch, asked):
+    """Each epoch once, whatever is asked for in turn; its record is that of a run without a stop."""
+    upstream, begun, real = tiny("bp", epochs=4, diagnose=(1,)), [], Ensemble.run_epoch
+
+    def epoch(self):
+        begun.extend([self.epoch] if self.configs == [upstream] else [])
+        return real(self)
+
+    monkeypatch.setattr(Ensemble, "run_epoch", epoch)
+    furthest = 0
+    for e in asked:
+        cfg = upstream if e == "itself" else tiny("fa", upstream=upstream, upstream_epoch=e)
+        again = e != "itself" and e < furthest and not store.snapshot_path(upstream, e).exists()
+        begun = [] if again else begun  # for a snapshot that it has passed, it begins anew
+        assert run([cfg], store, progress=False)[0].status == "complete"
+        furthest = max(furthest, 4 if e == "itself" else e)
+        assert begun == list(range(e if again else furthest))
+        assert (store.get(upstream) is not None) == (furthest == 4)
+    [found], [whole] = (run([upstream], s, progress=False) for s in (store, Store(tmp_path / "whole")))
+    assert found.checksum == whole.checksum
 
 
 def test_a_run_in_which_nothing_learns_still_measures(store):

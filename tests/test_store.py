@@ -8,16 +8,19 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 import victims
 from conftest import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from faeval_core import METHODS, RunConfig, RunRecord, Store, run, runs
+from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs
 from faeval_core import store as store_module
-from faeval_core.files import publish
-from faeval_core.store import rounded
+from faeval_core.files import publish, publish_tensors
+from faeval_core.store import RecordRefused, StoreFault, rounded
 
 # A server process that has imported everything once and forks the processes that these tests kill.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -149,15 +152,139 @@ def test_a_damaged_record_is_recomputed_with_a_warning(store):
     whole = path.read_text()
     wrong = json.loads(whole)
     wrong["curves"]["test_acc"][0] += 0.01  # one digit, otherwise valid
-    other = run([cfg.with_(seed=9)], store, progress=False)[0].to_json()
-    for damage in (whole[: len(whole) // 2], "", "[]", "null", "{}", whole[:-9] + "\xff", json.dumps(wrong), json.dumps(other)):
+    run([cfg.with_(seed=9)], store, progress=False)
+    nested = "[" * 100_000
+    for damage in (
+        whole[: len(whole) // 2], "", "[]", "null", "{}", whole[:-9] + "\xff", json.dumps(wrong), nested, '{"config": ' + nested,
+    ):  # fmt: skip
         path.write_bytes(damage.encode("latin1"))
-        with pytest.warns(UserWarning, match="counts as missing"):
+        with pytest.warns(UserWarning, match="counts as missing") as told:
             again = run([cfg], store, progress=False)[0]
+        assert len(told) == 1  # once, however often it is looked for
         assert again.checksum == first.checksum and store.get(cfg).checksum == first.checksum
     path.write_text("{")
-    with pytest.warns(UserWarning, match="counts as missing"):
+    store.record_path(cfg.with_(seed=2)).write_text("{")
+    store.record_path(cfg).with_name("mine-1.json").write_text("{")
+    left = "these are left out: 1 of methods that are not known here, 2 unreadable, such as dfa-"
+    with pytest.warns(UserWarning, match=left) as told:
         assert [r.config.seed for r in store.all()] == [9]
+    assert len(told) == 1
+
+
+def resigned(path, change):
+    """A record as another version of faeval could have written it."""
+    raw = json.loads(path.read_text())
+    change(raw)
+    science = {k: v for k, v in raw.items() if k not in ("id", "provenance", "checksum")}
+    raw["checksum"] = hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(raw))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda raw: raw["config"].update(colour="red"), "does not understand its config .*unknown run parameter 'colour'"),
+        (lambda raw: raw["config"]["options"].update(depth=3), "does not understand its config .*option of method 'dfa' 'depth'"),
+        (lambda raw: raw["config"].update(labels="noisy"), "does not understand its config .*unknown labels 'noisy'"),
+        (lambda raw: raw.update(energy=[1.0]), r"parts that this version of faeval does not know \(energy\)"),
+        (lambda raw: raw["config"].update(width=13), "it belongs to another config"),
+        (lambda raw: raw["provenance"].update(dataset_fingerprint="f00"), "images of 'blobs' with fingerprint f00, others"),
+    ],
+)
+def test_a_record_of_something_else_is_neither_used_nor_replaced(store, change, told, monkeypatch):
+    """Of a newer version, of another config, of other images under the same name."""
+    cfg = tiny("dfa", epochs=1)
+    run([cfg], store, progress=False)
+    path, made = store.record_path(cfg), store.get(cfg)
+    kept = resigned(path, change)
+    way_out = "use another results folder, or move it away to train it anew"
+    monkeypatch.setattr(runs, "_train_wave", None)  # nothing is trained in vain
+    for act in (lambda: run([cfg], store), lambda: store.get(cfg), lambda: store.has(cfg), lambda: store.put(made)):
+        with pytest.raises(RecordRefused, match=f"{path.name} is not used, nor replaced: .*{told}.*; {way_out}"):
+            act()
+    found, left = store.survey()
+    assert found == [] and sum(left.values()) == 1 and path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("name, act", [
+    ("datasets.json", lambda store, cfg: store.get(cfg)), ("rules.json", lambda store, cfg: store.adopt([cfg])),
+    ("datasets.json", lambda store, cfg: run([cfg.with_(seed=3)], store, progress=False)),
+])  # fmt: skip
+@pytest.mark.parametrize("content", ["", "{", "[]", "<<<<<<< ours\n{}", "[" * 100_000])
+def test_a_damaged_table_of_the_store_is_named(store, name, act, content):
+    """And no record is made anew for it."""
+    cfg = tiny("dfa", epochs=1)
+    run([cfg], store, progress=False)
+    (store.root / name).write_text(content)
+    with pytest.raises(StoreFault, match=f"{name} is damaged .*restore it"):
+        act(store, cfg)
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """(store, config, bytes of its record, record, path of a checkpoint, its bytes, tensors, meta), for flips of bits."""
+    store, made = Store(tmp_path_factory.mktemp("flips")), record()
+    path, tensors = store.checkpoint_path(made.config), {"param/a": torch.randn(3), "opt/a": torch.tensor(5.0)}
+    progress = {"curves": {"test_acc": [0.25, 0.5]}, "diagnostics": {}, "seconds": 1.5}
+    store.save_tensors(path, tensors, {"epoch": 2, "progress": progress})
+    meta = store.load_tensors(path)[1]
+    return store, made, store.put(made).read_bytes(), path, path.read_bytes(), tensors, meta
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore:checkpoint .* is damaged")
+def test_no_bit_of_a_checkpoint_flips_unseen(small_files, data):
+    """Header or tensors: it is found damaged, or reads as it was saved."""
+    store, _, _, path, whole, tensors, meta = small_files
+    at = data.draw(st.integers(0, 8 * len(whole) - 1))
+    path.write_bytes(flipped(whole, at))
+    for only_meta in (True, False):
+        found = store.load_tensors(path, only_meta)
+        assert found is None or found[1] == meta
+    assert found is None or all(torch.equal(found[0][k], v) for k, v in tensors.items())
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+@pytest.mark.filterwarnings("ignore:record .* is unreadable")
+def test_no_bit_of_a_record_flips_unseen(small_files, data):
+    store, made, whole, *_ = small_files
+    path = store.record_path(made.config)
+    path.write_bytes(flipped(whole, data.draw(st.integers(0, 8 * len(whole) - 1))))
+    found = store.get(made.config)
+    assert found is None or found.science() == made.science()
+
+
+def flipped(content, bit):
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def test_a_checkpoint_from_before_headers_were_covered_is_made_anew_and_a_snapshot_is_not(store):
+    tensors = {"a": torch.ones(2)}
+    for meta, kept in (({"epoch": 2, "progress": {}}, False), ({"epoch": 2}, True)):
+        path = store.snapshot_path(tiny(), 2)
+        publish_tensors(path, tensors, meta | {"digest": store_module._digest(tensors)})
+        with nullcontext() if kept else pytest.warns(UserWarning, match="is damaged and is made anew"):
+            assert (store.load_tensors(path) is not None) == kept
+
+
+def test_images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for(store, blobs, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(data, "digest", lambda parts: hashed.append("images") or "0" * 64)
+    copy = dataclasses.replace(blobs)
+    assert copy.fingerprint == copy.fingerprint and hashed == ["images"]
+    path, real = store.snapshot_path(tiny(), 2), store_module._digest
+    monkeypatch.setattr(store_module, "_digest", lambda tensors: hashed.append("tensors") or real(tensors))
+    assert not store.has_tensors(path)
+    store.save_tensors(path, {"a": torch.ones(2)}, {"epoch": 2})
+    hashed.clear()
+    assert store.has_tensors(path) and store.has_tensors(path) and hashed == ["tensors"]
+    content = path.read_bytes()
+    publish(path, flipped(content, 8 * len(content) - 1))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert not store.has_tensors(path)
 
 
 def test_datasets_that_are_new_at_the_same_time_are_all_noted(store, blobs, monkeypatch):
@@ -176,10 +303,10 @@ def test_reading_never_trains(store, monkeypatch):
     monkeypatch.setenv("FAEVAL_TRAIN", "0")
     assert run([cfg], store) == [None] and not store.root.exists()
     monkeypatch.delenv("FAEVAL_TRAIN")
-    made = run([cfg, cfg], store, progress=False)
+    made = run([cfg], store, progress=False)
     monkeypatch.setenv("FAEVAL_TRAIN", "0")
     monkeypatch.setattr(runs, "_train_wave", None)
-    assert run([cfg], store) == made[:1] == made[1:]
+    assert run([cfg], store) == made
 
 
 # -- tensors ------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ def trained(configs, pixels, **kwargs):
 
 def apart(found, wanted):
     """Largest difference of a weight, relative to the largest weight of its tensor."""
-    return max(((found[k] - v).abs().max() / v.abs().max().clamp_min(1e-3)).item() for k, v in wanted.items())
+    pairs = [(found[k].double(), v.double()) for k, v in wanted.items()]
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +306,13 @@ def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels
     monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     ensemble, seen = Ensemble([tiny("dfa", precision=precision)], pixels, fused=fused), []
-    surrogate = ensemble.method.surrogate
-    ensemble.method.surrogate = lambda *args: seen.append(torch.backends.mkldnn.fp32_precision) or surrogate(*args)
+    surrogate = METHODS["dfa"].surrogate
+
+    def noted(*args):
+        seen.append(torch.backends.mkldnn.fp32_precision)
+        return surrogate(*args)
+
+    monkeypatch.setattr(METHODS["dfa"], "surrogate", noted)
     ensemble.run_epoch()
     assert {p == "bf16" for p in seen} == {ensemble.onednn} == {rounds if precision == "bf16" else fused and not rounds}
 
@@ -341,16 +347,20 @@ def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels, tmp_path
     assert apart(found, trained([tiny("dfa")], pixels)[0]) < 1e-5
 
 
+class Eager(Ensemble):
+    """Never recorded."""
+
+    def recorded(self, step):
+        return step
+
+
 class Replaying(Ensemble):
     """Recorded as on CUDA, but by tracing, which runs here: of a recorded step, too, only the work on tensors is left."""
 
     recordings = 0
 
-    def _begin_epoch(self):
-        before = getattr(self, "phase", None)
-        super()._begin_epoch()
-        if self.phase is not before:
-            self.together = replayed(self.update, self.record)
+    def recorded(self, step):
+        return replayed(step, self.record)
 
     def record(self, f, inputs):
         kept = [self.export(m) for m in range(len(self.configs))]
@@ -407,6 +417,47 @@ def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels, monkeypatch):
         assert apart(mine, other) == 0
 
 
+def exact(self, p, hs, y):
+    return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]
+
+
+UNBATCHED = {
+    "numpy": lambda self, p, s, hs, logits, y: [a * float(hs[0].detach().numpy().mean() > -9) for a in exact(self, p, hs, y)],
+    "tolist": lambda self, p, s, hs, logits, y: [a * len(y.tolist()) for a in exact(self, p, hs, y)],
+    "batch_norm": lambda self, p, s, hs, logits, y: [
+        F.batch_norm(a, torch.zeros(12), torch.ones(12), training=True) for a in exact(self, p, hs, y)
+    ],
+    "in_place": lambda self, p, s, hs, logits, y: [torch.zeros(a.shape).add_(a) for a in exact(self, p, hs, y)],
+    "branch": lambda self, p, s, hs, logits, y: [a if a.norm() > 0 else 2 * a for a in exact(self, p, hs, y)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNBATCHED)
+def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels, monkeypatch, kind):
+    """Batched, or differentiated by torch.func as in long runs, where it can be, and else as it is, with a warning."""
+    monkeypatch.setitem(METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": UNBATCHED[kind]}))
+    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    configs = [tiny("mine", seed=s, epochs=1) for s in (1, 2)]
+    alone = trained(configs, pixels, driver="loop")
+    with pytest.warns(UserWarning, match="'mine' cannot be batched, so its members train in turn"):
+        found = trained(configs, pixels, driver="vmap")
+    fused = trained(configs, pixels, driver="loop", fused=True)
+    for m in range(2):
+        assert apart(found[m], alone[m]) == 0 and apart(fused[m], alone[m]) < 1e-4
+
+
+@pytest.mark.parametrize("driver, fused", [("vmap", False), ("loop", True)])
+def test_a_fault_that_batches_have_no_part_in_is_told_as_it_is(pixels, monkeypatch, recwarn, driver, fused):
+    def fails(self, p, s, hs, logits, y):
+        raise ZeroDivisionError("of the rule")
+
+    monkeypatch.setitem(METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": fails}))
+    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    with pytest.raises(ZeroDivisionError, match="of the rule"):
+        trained([tiny("mine")], pixels, driver=driver, fused=fused)
+    assert not recwarn.list
+
+
 def test_no_product_is_rounded_to_tf32_on_the_word_of_the_environment():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     prepare()
@@ -427,8 +478,7 @@ def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
 def test_cuda_graph_agrees_with_eager_steps(blobs, method, recwarn):
     options = {"cb": {"options": {"wr": 0.0}}, **PLAIN_EP}.get(method, {})  # of one phase, or `together` is set anew
     configs, images = [tiny(method, seed=s, **options) for s in (1, 2)], data.Pixels(blobs, "cuda")
-    eager, replaying = Ensemble(configs, images), Ensemble(configs, images)
-    eager.together = eager.update
+    eager, replaying = Eager(configs, images), Ensemble(configs, images)
     for _ in range(2):
         eager.run_epoch()
         replaying.run_epoch()

@@ -6,10 +6,13 @@ whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains th
 """
 
 import copy
+import difflib
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+IN_STATE = ("penalty", "penalty_h0", "eta")  # fields of a member's config that its state holds
 
 def inner(u, v):
     """Sum of elementwise products of two tensors of one shape, in the wider of their types (autocast leaves some in bfloat16)."""
@@ -32,16 +35,64 @@ def flat_norm(h):
     return F.layer_norm(h.flatten(1), (h[0].numel(),))
 
 
+class RuleError(ValueError):
+    """A rule does what would make its results wrong, or fail later; the text says what, where, and the way out."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one epoch asks of a method for one member. It spares work; no result depends on it.
+
+    hears: whether credit hears the auxiliary net. fits: whether `auxiliary` is called.
+    """
+
+    hears: bool = True
+    fits: bool = True
+
+
+EVERYTHING = Phase()
+
 class Shared(dict):
     """Those of the options that all members of an ensemble have in common; reading another raises KeyError."""
 
     def __init__(self, options, own):
         super().__init__({k: v for k, v in options.items() if k not in own})
-        self.own = own
+        self.own = frozenset(own)
+
+    def get(self, name, default=None):
+        return self[name] if name in self or name in self.own else default
 
     def __missing__(self, name):
         way_out = f"members may differ in it; read s[{name!r}] or what at_epoch makes of it" if name in self.own else "declare it"
         raise KeyError(f"option {name!r}: {way_out}")
+
+
+class SharedConfig:
+    """Those fields of a config that all members of an ensemble have in common; reading another raises RuleError.
+
+    It stands for the config of an ensemble in its method and model, which serve all members. active: those of the penalties that
+    are above zero, in all of them.
+    """
+
+    def __init__(self, cfg, own_options=()):
+        from ..config import MEMBER_FIELDS  # which itself needs the methods
+
+        shared = {k: v for k, v in vars(cfg).items() if k not in MEMBER_FIELDS}
+        active = frozenset(k for k in ("penalty", "penalty_h0") if getattr(cfg, k) > 0)
+        vars(self).update(shared | {"options": Shared(cfg.options, own_options), "active": active})
+
+    def __setattr__(self, name, value):
+        raise RuleError(f"a config is not changed: {name}={value!r}; give the run another config")
+
+    def __getattr__(self, name):  # of what __init__ has left out
+        from ..config import MEMBER_FIELDS
+
+        if name not in MEMBER_FIELDS:
+            raise AttributeError(f"no field {name!r} that all members of an ensemble have in common")
+        way_out = "read it in init_state or at_epoch, from the cfg that they receive, and return from there what you make of it"
+        if name in IN_STATE:
+            way_out = f"read s[{name!r}]"
+        raise RuleError(f"self.cfg.{name}: runs that differ in it train together, with one self.cfg for all; {way_out}")
 
 
 def normalise(a, how: str):
@@ -57,19 +108,52 @@ def normalise(a, how: str):
 
 
 class Method:
-    """Base of every method. Subclasses set `name`, `version` and `options` and define `surrogate` and `credit`."""
+    """Base of every method. Subclasses set `name`, `version` and `options` and define `surrogate` and `credit`.
+
+    One object serves all members of an ensemble, so its attributes are set in `__init__` and stay as they are. What belongs to
+    a member is in its parameters p and its state s.
+    """
 
     name = ""
     version = 1
     options: dict = {}  # option -> default, which says its type; numbers are at least 0, or at least a default below 0
-    member_options: tuple = ()  # options that may differ inside an ensemble; the state holds the real ones under their names
+    member_options: tuple = ()  # options that may differ inside an ensemble, numbers or bools; the state holds them by name
     gates: tuple = ()  # those of them whose zero switches a term off
-    hears = fits = True  # set by the engine where no member hears the auxiliary net in this epoch, or none fits it
+    phase = EVERYTHING  # set by `during`
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
+    _frozen = False
 
     def __init__(self, cfg, model):
-        self.cfg, self.model = copy.copy(cfg), model
-        object.__setattr__(self.cfg, "options", Shared(cfg.options, set(self.member_options) - set(self.gates)))
+        self.cfg = cfg if isinstance(cfg, SharedConfig) else self.shared(cfg)
+        self.model = model
+
+    @classmethod
+    def shared(cls, cfg) -> SharedConfig:
+        """What all members of the ensemble of a config have in common."""
+        return SharedConfig(cfg, set(cls.member_options) - set(cls.gates))
+
+    def __setattr__(self, name, value):
+        if self._frozen:
+            told = f"method {self.name!r} sets self.{name} after __init__, which all members of an ensemble would share"
+            raise RuleError(f"{told}; keep it in the state: begin it in init_state and return its change from auxiliary")
+        super().__setattr__(name, value)
+
+    def freeze(self) -> "Method":
+        """The method itself, whose attributes cannot be set from now on."""
+        self.__dict__["_frozen"] = True
+        return self
+
+    def during(self, phase: Phase) -> "Method":
+        """The method in a phase: a copy that shares all else."""
+        found = copy.copy(self)
+        found.__dict__["phase"] = phase
+        return found
+
+    def varied(self, **changes) -> "Method":
+        """The method of the same options, model and phase under other values of some shared fields of its config."""
+        cfg = copy.copy(self.cfg)
+        vars(cfg).update(changes)
+        return type(self)(cfg, self.model).during(self.phase).freeze()
 
     @classmethod
     def check(cls, cfg):
@@ -104,13 +188,17 @@ class Method:
         """Whether a trained parameter moves in this epoch."""
         return True
 
+    def phase_of(self, cfg, epoch: int) -> Phase:
+        """The phase of a member in an epoch."""
+        return EVERYTHING
+
     def surrogate(self, p, s, x, y):
         """(scalar whose gradient is the update, (mean loss, changed tensors)) for one batch."""
         raise NotImplementedError
 
     def credit(self, p, s, hs, logits, y):
-        """a_0..a_L from the detached states hs and logits of one batch."""
-        raise NotImplementedError
+        """a_0..a_L from the detached states hs and logits of one batch. It is cut from the graph, whatever hangs on it."""
+        raise NotImplementedError(f"method {self.name!r} has no credit")
 
     def heard(self, credit):
         """Of credit a_0..a_L, what trains blocks 0..L-1."""
@@ -139,7 +227,7 @@ class Method:
         """λ‖f_l‖² over the blocks and λ‖h_0‖², batch means, summed or averaged over features."""
         total = 0.0
         for key, tensors in (("penalty", fs), ("penalty_h0", [h0])):
-            if getattr(self.cfg, key) > 0:
+            if key in self.cfg.active:
                 mean = self.cfg.penalty_reduction == "mean"
                 terms = [inner(t, t) / (t.shape[0] * (t[0].numel() if mean else 1)) for t in tensors]
                 total = total + s[key] * sum(terms)
@@ -154,15 +242,29 @@ class Method:
         return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 
 
+def check_member_options(method: type[Method]) -> None:
+    """Raise RuleError for options that members are to differ in and that a state, which is of tensors, cannot hold."""
+    for name in method.member_options:
+        if name not in method.options:
+            near = difflib.get_close_matches(name, method.options, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise RuleError(f"unknown option among member_options of method {method.name!r}: {name!r}{hint}")
+        value = method.options[name]
+        if not isinstance(value, (bool, int, float)):
+            told = f"option {name!r} of method {method.name!r} is like {value!r}, so that no tensor of the state can hold it"
+            raise RuleError(f"{told}; take it out of member_options: runs that differ in it then train apart")
+
+
 class LocalMethod(Method):
     """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
 
     A rule of your own is a subclass with a `credit`. It may read the parameters p, its state s, the detached states hs, and of
     self.model `levels` (shapes of h_0..h_L without the batch), `sizes` (their numbers of elements), `classes`, and
     `output_error(logits, y)`, softmax less one-hot. Fixed tensors come from `init_state`, trained ones from `init_params` and
-    `auxiliary`, random numbers from `noise`; an option named in `member_options` is read as s[name]. Credit has the sign of the
-    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires. Raise
-    `version` with each change of meaning: records are found by name, options and version.
+    `auxiliary`, random numbers from `noise`; an option named in `member_options` is read as s[name]. What a rule learns without
+    a gradient, such as a running mean, begins in `init_state`, and `auxiliary` returns its changes. Credit has the sign of the
+    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires.
+    Records are found by a rule's options and its code, with all that it uses (owncode.py): one that is changed trains anew.
     credit_level='input': block l hears a_l. embedding='shared': the embedding hears a_1, as block 0 does otherwise.
     """
 
@@ -172,6 +274,10 @@ class LocalMethod(Method):
             if getattr(cfg, name) == value and len(set(model.levels)) > 1:
                 raise ValueError(f"model {cfg.model!r} has levels of different shapes, so {name}={value!r} cannot train it")
 
+    def phase_of(self, cfg, epoch):
+        """`auxiliary` is called wherever a rule has one: it may learn by what it changes in the state, without an `aux.`."""
+        return Phase(fits=type(self).auxiliary is not LocalMethod.auxiliary)
+
     def surrogate(self, p, s, x, y):
         model, batch, changed = self.model, x.shape[0], {}
         h0, fs, hs = self.forward(p, s, x, changed, local=True)
@@ -179,13 +285,13 @@ class LocalMethod(Method):
         loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
         opened = fixed | {k: v for k, v in p.items() if k.startswith("aux.")}
-        shared = self.common(opened, s, hs, logits.detach(), y) if self.fits else {}
+        shared = self.common(opened, s, hs, logits.detach(), y) if self.phase.fits else {}
         credit = self.credit(fixed, s | {k: v.detach() for k, v in shared.items()}, hs, logits.detach(), y)
         credit = [level.detach() for level in credit]
         found, wanted = ([tuple(t.shape) for t in tensors] for tensors in (credit, hs))
         if found != wanted:
             told = f"credit of method {self.name!r} is of shapes {found}"
-            raise ValueError(f"{told}; it needs one tensor for every level 0..L, in the shape of its state: {wanted}")
+            raise RuleError(f"{told}; it needs one tensor for every level 0..L, in the shape of its state: {wanted}")
         how = self.cfg.credit_norm
         scalar = loss + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch + self.penalties(s, h0, fs)
         if self.cfg.embedding == "exact":
@@ -193,7 +299,7 @@ class LocalMethod(Method):
         elif self.cfg.embedding != "init":
             heard = credit[1 if self.cfg.embedding == "shared" else 0]
             scalar = scalar + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
-        if self.fits:
+        if self.phase.fits:
             auxiliary, moved = self.auxiliary(opened, s | shared, hs, logits.detach(), y)
             scalar, changed = scalar + auxiliary, changed | moved
         return scalar, (loss.detach(), changed)
@@ -206,7 +312,10 @@ class LocalMethod(Method):
         return {}
 
     def auxiliary(self, p, s, hs, logits, y):
-        """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached."""
+        """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached.
+
+        Called in each training step, after `credit`, and not in a diagnosis. s is changed by what it returns alone.
+        """
         return 0.0, {}
 
     def push(self, s, fs, credits):

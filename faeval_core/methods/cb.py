@@ -33,7 +33,7 @@ class CreditBridge(Learned):
         return {f"ema.{k}": v.clone() for k, v in params.items() if k.startswith("aux.")}
 
     def noise(self, batch):
-        levels = enumerate(self.model.levels[1:], 1) if self.fits else ()
+        levels = enumerate(self.model.levels[1:], 1) if self.phase.fits else ()
         return {f"bridge.{l}": (self.cfg.options["K"], batch, *level) for l, level in levels}
 
     def values(self, p, hs, code, levels=None):

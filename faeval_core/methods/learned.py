@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import flat_norm, normalise, rms, unit
+from .base import Phase, flat_norm, normalise, rms, unit
 from .dfa import DFA
 
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
@@ -111,17 +111,23 @@ class Learned(DFA):
         after, every = cfg.options["freeze_after"], cfg.options["refit_every"] or 1
         return not name.startswith("aux.") or (epoch % every == 0 and not 0 <= after <= epoch)
 
+    def phase_of(self, cfg, epoch):
+        """While no level hears the net, it makes no credit; while the net does not learn, it is not fitted."""
+        heard = self.at_epoch(cfg, epoch)["blend"] > 0
+        return Phase(hears=bool(heard.any()), fits=self.learns(cfg, epoch, "aux."))
+
     def credit(self, p, s, hs, logits, y):
-        if not self.hears:
+        if not self.phase.hears:
             return self.direct(s, logits, y)
         return self.blended(s, self.learned(p, s, hs, logits, y), logits, y)
 
     def blended(self, s, fields, logits, y):
-        """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit."""
+        """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit, which alone stays as it is, whatever `mix` says."""
         blended = []
         for w, aux, dfa in zip(s["blend"], fields, self.direct(s, logits, y)):
             if self.cfg.options["mix"] == "unit":
-                aux, dfa = normalise(aux, "sample_rms"), normalise(dfa, "sample_rms")
+                heard = (s["blend"] > 0).any()
+                aux, dfa = normalise(aux, "sample_rms"), torch.where(heard, normalise(dfa, "sample_rms"), dfa)
             elif self.cfg.options["mix"] == "dfa":
                 aux = unit(aux) * rms(dfa)
             blended.append(torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa)  # 0 · inf must not reach a member at w = 0

@@ -55,7 +55,7 @@ class VectorField(Learned):
         levels = list(enumerate(self.model.levels))
         if self.cfg.options["source"] == "gaussian":
             return {f"gaussian.{l}": (batch, *level) for l, level in levels}
-        if not self.fits:
+        if not self.phase.fits:
             return {}
         shapes = {f"direction.{l}": (self.cfg.options["M"], batch, *level) for l, level in levels}
         if self.cfg.options["target"] == "random":
@@ -123,7 +123,7 @@ class VectorField(Learned):
         return found
 
     def common(self, p, s, hs, logits, y):
-        if not self.hears or self.cfg.options["source"] == "gaussian":
+        if not self.phase.hears or self.cfg.options["source"] == "gaussian":
             return {}
         return {f"field.{l}": a for l, a in enumerate(self.learned(p, s, hs, logits, y))}
 

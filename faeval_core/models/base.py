@@ -95,6 +95,12 @@ class Model:
     def layer_norm(self, p, name, h):
         return F.layer_norm(h, h.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
 
+    def scaled(self, tensors, c: float) -> dict[str, torch.Tensor]:
+        """`tensors` by name, c times as large where they write to the stream, or stand in for the weight of a layer
+        that does: as Kolen-Pollack's `aux.<layer>`, or as `<layer>.feedback` in a rule's state."""
+        writes = re.compile(rf"(?:aux\.)?(?:{self.writers})")
+        return {k: v * c if self.embedded and writes.match(f"{k}.") else v for k, v in tensors.items()}
+
     def rescaled(self, p, c: float) -> dict[str, torch.Tensor]:
         """Parameters of the same function whose stream h_0..h_L is c times as large.
 
@@ -103,7 +109,7 @@ class Model:
         """
         if not self.embedded:
             return dict(p)
-        q = {k: v * c if re.match(self.writers, k) else v for k, v in p.items()}
+        q = self.scaled(p, c)
         if not self.terminal_ln:
             q["readout.head.weight"] = p["readout.head.weight"] / c
         return q
