@@ -30,6 +30,8 @@ class Parcel:
 
     def __getstate__(self):
         """Raises ValueError where the classes cannot be sent (owncode.packed)."""
+        if self.packed is not None:  # on its way further
+            return vars(self)
         classes = [*self.methods.values(), *self.models.values()]
         names = {"methods": list(self.methods), "models": list(self.models)}
         return vars(self) | names | {"packed": packed(classes)}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, RunConfig, Store, identity, run
+from faeval_core import METHODS, RunConfig, Store, identity, run, runs
 from faeval_core.audit import audit
 from faeval_core.config import CHOICES, Options, plain
 from faeval_core.models import MODELS
@@ -80,6 +80,7 @@ def test_committed_records_are_read_under_the_ids_they_have():
 )  # which needs a run to start from
 def test_a_changed_default_gets_a_new_id_and_old_records_keep_theirs(name, records, monkeypatch):
     old, value = RunConfig("dfa"), other(DEFAULTS[name], CHOICES.get(name, ()))
+    old_id = old.id
     init = inspect.unwrap(RunConfig.__init__)
     names = [
         p.name
@@ -90,8 +91,8 @@ def test_a_changed_default_gets_a_new_id_and_old_records_keep_theirs(name, recor
     monkeypatch.setattr(init, "__defaults__", tuple(changed))
     monkeypatch.setattr(RunConfig.__dataclass_fields__[name], "default", value)
     assert getattr(RunConfig("dfa"), name) == value
-    assert RunConfig("dfa").id != old.id == RunConfig("dfa", **{name: getattr(old, name)}).id
-    assert RunConfig.from_dict({"method": "dfa"}).id == old.id
+    assert RunConfig("dfa").id != old_id == RunConfig("dfa", **{name: getattr(old, name)}).id
+    assert RunConfig.from_dict({"method": "dfa"}).id == old_id
     for record_id, config in records:
         assert RunConfig.from_dict(config).id == record_id
 
@@ -114,11 +115,12 @@ def test_a_changed_option_gets_a_new_id_and_old_records_keep_theirs(
         made(),
         other(cls.options[option], getattr(cls, "choices", {}).get(option, WORDS.get(option, ()))),
     )
+    old_id = old.id
     monkeypatch.setattr(cls, "options", cls.options | {option: value})
     assert getattr(made(), key)[option] == value
-    assert made().id != old.id == made(**{option: getattr(old, key)[option]}).id
+    assert made().id != old_id == made(**{option: getattr(old, key)[option]}).id
     bare = {k: v for k, v in old.to_dict().items() if k != key}
-    assert RunConfig.from_dict(bare).id == old.id
+    assert RunConfig.from_dict(bare).id == old_id
     for record_id, config in records:
         assert RunConfig.from_dict(config).id == record_id
 
@@ -376,6 +378,14 @@ RUNS = [
 @pytest.mark.parametrize("args, more, told", RUNS)
 def test_run_names_what_it_cannot_run(args, more, told):
     refused(lambda: run(*args, **more), told)
+
+
+@pytest.mark.parametrize(
+    "device, told",
+    [(None, "not None"), ("mps", "'mps' is not supported"), ("", "unknown device ''")],
+)
+def test_a_device_is_cpu_or_cuda(device, told):
+    refused(lambda: runs.resolve_device(device), told)
 
 
 def test_a_store_may_be_a_folder(tmp_path):
