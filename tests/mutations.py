@@ -212,7 +212,12 @@ def copied(folder):
 
 
 def text_of(root, name):
-    return (root / "faeval_core" / MUTATIONS[name][0]).read_text()
+    return (root / "faeval_core" / MUTATIONS[name][0]).read_text(encoding="utf-8")
+
+
+def told(folder):
+    """What pytest printed on a copy."""
+    return (folder / "log").read_text(encoding="utf-8")
 
 
 def tests_fail(folder, tests) -> bool:
@@ -220,7 +225,7 @@ def tests_fail(folder, tests) -> bool:
     log = folder / "log"
     pid = os.fork()
     if pid == 0:
-        with open(log, "w") as f:
+        with open(log, "w", encoding="utf-8") as f:
             os.dup2(f.fileno(), 1)
             os.dup2(f.fileno(), 2)
         os.chdir(folder)
@@ -232,7 +237,7 @@ def tests_fail(folder, tests) -> bool:
         os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code not in (0, 1):  # 1: tests ran and failed; anything else is no verdict
-        sys.exit(f"pytest ended with code {code} on {tests}:\n{log.read_text()[-3000:]}")
+        sys.exit(f"pytest ended with code {code} on {tests}:\n{told(folder)[-3000:]}")
     return code == 1
 
 
@@ -247,15 +252,15 @@ def main(names):
     survivors = []
     with tempfile.TemporaryDirectory() as temporary:
         if tests_fail(copied(Path(temporary, "sound").resolve()), sorted({MUTATIONS[n][3] for n in names})):
-            sys.exit(f"the tests fail without any mutation:\n{Path(temporary, 'sound', 'log').read_text()[-3000:]}")
+            sys.exit(f"the tests fail without any mutation:\n{told(Path(temporary, 'sound'))[-3000:]}")
         for name in names:
             started = time.perf_counter()
             folder = copied(Path(temporary, name).resolve())
             file, old, new, tests = MUTATIONS[name]
-            (folder / "faeval_core" / file).write_text(text_of(folder, name).replace(old, new))
+            (folder / "faeval_core" / file).write_text(text_of(folder, name).replace(old, new), encoding="utf-8")
             caught = tests_fail(folder, [tests])
             survivors += [] if caught else [name]
-            by = [line.split(" ")[1] for line in (folder / "log").read_text().splitlines() if line.startswith("FAILED")]
+            by = [line.split(" ")[1] for line in told(folder).splitlines() if line.startswith("FAILED")]
             shutil.rmtree(folder)
             verdict, seconds = "caught" if caught else "SURVIVED", time.perf_counter() - started
             print(f"{name:20} {verdict:9}{seconds:6.1f} s  {' '.join(by)}", flush=True)
