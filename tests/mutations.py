@@ -198,6 +198,23 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                              "test_exploit.py::test_what_is_exploited_is_the_rule_itself_under_another_update"),
     "batched-or-not-at-all": (TRAINING, "except Exception as e:  # raised while", "except OSError as e:  # raised while",
                               "test_training.py::test_every_rule_that_trains_in_turn_trains_on_every_path"),
+    "rate-off-by-a-millionth": (TRAINING, "= c.lr * rate", "= c.lr * rate * (1 + 1e-6)", SCRIPT),
+    "credit-off-by-a-millionth": (BASE, "return sum(inner(f, a) for f, a in pairs)",
+                                  "return (1 + 1e-6) * sum(inner(f, a) for f, a in pairs)", METHODS),
+    "blend-off-by-a-millionth": ("methods/learned.py", "torch.where(w > 0, w * aux, 0.0)",
+                                 "torch.where(w > 0, (w + 1e-6) * aux, 0.0)",
+                                 "test_credit.py::test_credit_is_the_blend_of_its_parts"),
+    "average-off-by-a-millionth": ("methods/cb.py", 's["ema"])', 's["ema"] * (1 - 1e-6))',
+                                   "test_credit.py::test_credit_bridge_average_follows"),
+    "image-off-by-a-millionth": ("data.py", "self.scale, self.shift = 1 / (255 * std)",
+                                 "self.scale, self.shift = (1 + 1e-6) / (255 * std)",
+                                 "test_data.py::test_every_crop_and_flip_is_torchvisions"),
+    "draws-by-default-type": ("data.py", "generator=g, dtype=torch.float32) < 0.5", "generator=g) < 0.5",
+                              "test_data.py::test_draws_depend_on_seed_and_epoch_alone"),
+    "run-in-float64": ("runs.py", "if (default := torch.get_default_dtype()) != torch.float32:", "if False:",
+                       "test_runs.py::test_runs_are_refused_where_torch_makes_float64"),
+    "datasets-unlocked": ("store.py", 'with self.lock("datasets"):', "if True:",
+                          "test_store.py::test_datasets_that_are_new_at_the_same_time_are_all_noted"),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 import torchvision.transforms.functional as TF
-from conftest import UNIT32, drawn, images, png, same, tiny, tree, write_folder, write_tar
+from conftest import UNIT32, drawn, float64, images, png, same, tiny, tree, write_folder, write_tar
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -56,7 +56,9 @@ def test_draws_are_uniform_and_each_epoch_is_a_permutation(pixels):
 
 def test_draws_depend_on_seed_and_epoch_alone(pixels):
     first = pixels.draws(3, 1, True)
-    assert all(torch.equal(a, b) for a, b in zip(first, pixels.draws(3, 1, True)))
+    with float64():
+        again = pixels.draws(3, 1, True)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
     for other in (pixels.draws(4, 1, True), pixels.draws(3, 2, True)):
         assert not any(torch.equal(a, b) for a, b in zip(first, other))
     order, dy, dx, flip = pixels.draws(3, 1, False)  # without augmentation: the same order, centred, never flipped

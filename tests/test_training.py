@@ -168,7 +168,7 @@ def test_float32_is_as_far_from_float64_as_a_plain_torch_script(pixels, changes,
     with float64():
         twin = script(cfg, pixels, start)
     assert {v.dtype for v in ours.values()} == {torch.float32} and {v.dtype for v in twin.values()} == {torch.float64}
-    assert ROUNDING < apart(ours, twin) < 10 * apart(plain, twin)
+    assert ROUNDING < apart(ours, twin) < 10 * apart(plain, twin) < 1e4 * UNIT32
 
 
 def has_std(draws, std):
@@ -241,12 +241,12 @@ class Watched:
     def __enter__(self):
         self.asked += 1
         if self.asked == 2:
-            self.taken = self.lock.locked()
+            self.taken = getattr(self.lock, "locked", bool)()
             self.second.set()
-        self.lock.acquire()
+        self.lock.__enter__()
 
-    def __exit__(self, *_):
-        self.lock.release()
+    def __exit__(self, *error):
+        self.lock.__exit__(*error)
 
 
 def test_members_side_by_side_run_at_once_but_for_the_step_that_compiles(pixels, uncompiled):
