@@ -6,11 +6,12 @@ STAMP := .venv/installed
 SHARED := -n logical --maxprocesses 8 --dist loadfile
 ALONE := OMP_NUM_THREADS=1
 
-.PHONY: help reproduce test lint paper bench
+.PHONY: help reproduce test test-kernels lint paper bench
 
 help:
 	@echo "make reproduce  every notebook on the embedded digits, from nothing, in minutes"
 	@echo "make test       lint, tests, and every notebook checked against its committed outputs, without training"
+	@echo "make test-kernels  the numerical tests once more, by other kernels than this machine would choose: as on other machines"
 	@echo "make paper      the PDF, from the committed results (needs LaTeX)"
 	@echo "make bench      speed and memory on this machine"
 	@echo "make lint       ruff alone"
@@ -31,6 +32,9 @@ lint: $(STAMP)
 test: lint
 	$(ALONE) $(BIN)/python -m pytest $(SHARED) tests
 	$(ALONE) FAEVAL_TRAIN=0 $(BIN)/python -m pytest $(SHARED) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 reproduce_all.ipynb notebooks
+
+test-kernels: $(STAMP)
+	$(ALONE) ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(SHARED) -m numerical tests
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'

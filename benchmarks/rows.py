@@ -30,7 +30,8 @@ def machine(device):
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     try:
-        names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
         names = []
     cpu = names[0] if names else platform.processor() or platform.machine()

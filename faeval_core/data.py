@@ -293,7 +293,10 @@ def _keep(data: Dataset) -> Dataset:
 
 
 class Pixels:
-    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x, y)."""
+    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x, y).
+
+    Images come in what is torch's default type when this is made, float32 for runs, the same ones whatever that is.
+    """
 
     def __init__(self, data: Dataset, device="cpu"):
         self.data, self.device, self.subsets = data, torch.device(device), {}
@@ -309,7 +312,7 @@ class Pixels:
         self.test = self.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
 
     def normalise(self, x):
-        """uint8 (..., C, H, W) to float32 with the dataset's mean and std."""
+        """uint8 (..., C, H, W) to (x/255 - mean) / std."""
         return torch.addcmul(self.shift, x.float(), self.scale)
 
     def draws(self, seed: int, epoch: int, augment: bool):
@@ -320,10 +323,10 @@ class Pixels:
             return order, centre, centre, torch.zeros(self.n, dtype=torch.bool)
         g = stream(seed, "augment", epoch)
         dy, dx = torch.randint(0, 2 * PADDING + 1, (2, self.n), generator=g)
-        return order, dy, dx, torch.rand(self.n, generator=g) < 0.5
+        return order, dy, dx, torch.rand(self.n, generator=g, dtype=torch.float32) < 0.5
 
     def batch(self, index, dy, dx, flip):
-        """Crops of images `index`, flipped where told, normalised: (len(index), C, H, W) float32."""
+        """Crops of images `index`, flipped where told, normalised: (len(index), C, H, W)."""
         row, _, down, right = self.padded.stride()
         x = self.windows.index_select(0, index * row + dy * down + dx * right)
         if flip is not None:  # chosen by index_select, four times as fast as torch.where on bytes

@@ -182,7 +182,7 @@ def _secured(folder=None):
     paths = {}
     for name, text in (("cert", made.tls_scheduler_cert), ("key", made.tls_scheduler_key)):
         paths[name] = Path(folder, f"{name}.pem")
-        with open(os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+        with open(os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
             f.write(text)
     roles = {f"tls_{role}_{name}": str(p) for role in ("client", "scheduler", "worker") for name, p in paths.items()}
     return Security(require_encryption=True, tls_ca_file=str(paths["cert"]), **roles)

@@ -48,8 +48,8 @@ def by_onednn(f):
 @cache
 def onednn_rounds() -> bool:
     """Whether oneDNN makes use of that freedom on this CPU, found by trying: with AMX it does, with AVX-512 alone it does not."""
-    fine = torch.full((64, 64), 1 + 2**-12)
-    return not torch.equal(by_onednn(torch.mm)(fine, torch.eye(64)), fine)
+    fine, same = torch.full((64, 64), 1 + 2**-12, dtype=torch.float32), torch.eye(64, dtype=torch.float32)
+    return not torch.equal(by_onednn(torch.mm)(fine, same), fine)
 
 
 def takes_onednn(precision, device, fused) -> bool:

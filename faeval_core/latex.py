@@ -101,4 +101,4 @@ def write(results: Path, paper: Path) -> None:
     audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if audit.exists():
         for name, key in (("table1", "rows"), ("table_raw", "raw")):
-            publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(audit.read_text())[key]))
+            publish(paper / "generated" / f"{name}.tex", audit_tabular(json.loads(audit.read_text(encoding="utf-8"))[key]))

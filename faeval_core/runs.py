@@ -293,6 +293,9 @@ def train_ensemble(configs, epochs, parcel, root, device="auto", progress=False,
     than leave it.
     """
     parcel.open()
+    if (default := torch.get_default_dtype()) != torch.float32:
+        way_out = "torch.set_default_dtype(torch.float32) before, or train an Ensemble of your own"
+        raise TypeError(f"runs are trained in float32, and torch's default type is {default}: {way_out}")
     store = Store(root)
     with ExitStack() as held:
         mine = [c for c in configs if held.enter_context(store.lock(c.id, wait))]

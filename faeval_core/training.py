@@ -73,7 +73,8 @@ class Group(NamedTuple):
 
 
 class Ensemble:
-    """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them.
+    """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them. They are
+    of torch's default type, as `pixels` must be: float32, or float64 for a twin that rounding does not blur.
 
     driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
     them (for GPUs, where the step becomes a CUDA graph); None chooses by device. fused: torch.compile the gradient, which takes
@@ -97,7 +98,8 @@ class Ensemble:
         self.trained = [k for k in self.params if self.method.trains(k)]
         kept = MOMENTS[self.configs[0].optimizer]
         self.moments = {name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept}
-        self.steps = torch.zeros(len(members), len(self.trained), device=self.device)  # updates that each leaf has had
+        steps = torch.zeros(len(members), len(self.trained), dtype=torch.float32, device=self.device)
+        self.steps = steps  # updates that each leaf has had, in the type that the fused optimisers count them in
         exact = torch.float32 if self.device.type == "cuda" else torch.float64  # what the fused optimisers read there
         self.lr = torch.zeros(len(members), dtype=exact, device=self.device)
         self.epoch = 0

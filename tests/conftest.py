@@ -1,8 +1,12 @@
-"""Shared fixtures: a small image set registered through the public path, an empty store, one torch thread."""
+"""Shared fixtures and yardsticks: a small image set registered through the public path, an empty store, float64."""
 
 import io
+import os
 import tarfile
+from contextlib import contextmanager, nullcontext
 from functools import cache
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that the tests start, before torch is loaded
 
 import numpy as np
 import pytest
@@ -23,6 +27,39 @@ def drawn(cases):
 
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
+UNIT32, UNIT64 = 2**-24, 2**-53  # largest relative error of one rounding
+# What two ways to one float64 result may differ by: ten million roundings, far more than one depends on. A wrong factor or term
+# shows from there on, a thousandth of what float32 would hide.
+ROUNDING = 1e-9
+HANG = 600  # seconds after which a test that waits for an event, which always comes, gives up
+
+SMALL = {  # options in size with `tiny`, of whose levels four steps of relaxation reach all
+    "ep": {"steps": 4}, "sb": {"hidden": 16}, "cb": {"hidden": 16, "K": 3}, "vec": {"hidden": 16, "M": 2},
+}  # fmt: skip
+
+
+@contextmanager
+def float64():
+    """What is made inside is float64: images of new Pixels; initial values, noise, moments and rates of new ensembles."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def apart(found, wanted):
+    """Largest difference of two dictionaries of tensors, relative to the largest entry of its tensor."""
+    pairs = [(found[k].double(), v.double()) for k, v in wanted.items()]
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-9)).item() for a, b in pairs)
+
+
+def same(found, wanted):
+    """Assert that two float64 tensors, or two lists of them, are equal but for rounding."""
+    pairs = [(found, wanted)] if isinstance(wanted, torch.Tensor) else zip(found, wanted, strict=True)
+    for a, b in pairs:
+        assert a.dtype == b.dtype == torch.float64
+        torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING * b.abs().max().item())
 
 
 def tiny(method="bp", **changes):
@@ -34,10 +71,9 @@ def tiny(method="bp", **changes):
 def member(cfg, image_shape=(3, 8, 8), classes=4, double=True, batch=32):
     """(method, model, params, state) of an untrained member, in float64 unless told otherwise; noise for `batch` samples."""
     method, model = build(cfg, image_shape, classes)
-    p, s = initial(cfg, method)
-    s |= noise(method, cfg, batch, stream(0, "test.noise"))
-    if double:
-        p, s = ({k: v.double() for k, v in part.items()} for part in (p, s))
+    with float64() if double else nullcontext():
+        p, s = initial(cfg, method)
+        s |= noise(method, cfg, batch, stream(0, "test.noise"))
     return method, model, p, s
 
 
@@ -48,9 +84,10 @@ def probe(pixels, size=256):
 
 
 def full(method, p, s, pixels):
-    """All diagnostics of one float32 member."""
-    p, s = ({k: v.float() for k, v in part.items()} for part in (p, s))
-    return diagnostics.diagnose(method, p, s, pixels.subset("test", 256), pixels.subset("train", 1024), stream(0, "rho"))
+    """All diagnostics of one member, in the precision of the images."""
+    x, y = pixels.subset("test", 256)
+    p, s = ({k: v.to(x.dtype) for k, v in part.items()} for part in (p, s))
+    return diagnostics.diagnose(method, p, s, (x, y), pixels.subset("train", 1024), stream(0, "rho"))
 
 
 def png(array):
@@ -110,7 +147,7 @@ def blob_images():
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
     """$FAEVAL_DATA for the whole session, with the dataset 'blobs' registered in it from a tar archive."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAEVAL_DATA", str(folder / "home"))
@@ -129,6 +166,12 @@ def elsewhere(tmp_path, monkeypatch):
     data.load.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def same_draws():
+    """What a test draws without a generator of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def blobs(home):
     return data.load("blobs")
@@ -137,6 +180,13 @@ def blobs(home):
 @pytest.fixture(scope="session")
 def pixels(blobs):
     return data.Pixels(blobs)
+
+
+@pytest.fixture
+def pixels64(blobs):
+    """The same images in float64, and so all that a test with this fixture makes: its ensembles train in float64."""
+    with float64():
+        yield data.Pixels(blobs)
 
 
 @pytest.fixture

@@ -270,6 +270,23 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "images-hashed-again": ("data.py", "    @cached_property", "    @property", "test_store.py"),
     "hook-names-the-tree": ("provenance.py", 'if not k.startswith("GIT_")', "if k", "test_runs.py"),
     "commit-of-others": ("provenance.py", "if tracked is None or _read() != LOADED:", "if tracked is None:", "test_runs.py"),
+    "rate-off-by-a-millionth": (TRAINING, "= c.lr * rate", "= c.lr * rate * (1 + 1e-6)", SCRIPT),
+    "credit-off-by-a-millionth": (BASE, "return sum(inner(f, a) for f, a in pairs)",
+                                  "return (1 + 1e-6) * sum(inner(f, a) for f, a in pairs)", METHODS),
+    "blend-off-by-a-millionth": ("methods/learned.py", "torch.where(w > 0, w * aux, 0.0)",
+                                 "torch.where(w > 0, (w + 1e-6) * aux, 0.0)",
+                                 "test_credit.py::test_credit_is_the_blend_of_its_parts"),
+    "average-off-by-a-millionth": ("methods/cb.py", 's["ema"])', 's["ema"] * (1 - 1e-6))',
+                                   "test_credit.py::test_credit_bridge_average_follows"),
+    "image-off-by-a-millionth": ("data.py", "self.scale, self.shift = 1 / (255 * std)",
+                                 "self.scale, self.shift = (1 + 1e-6) / (255 * std)",
+                                 "test_data.py::test_every_crop_and_flip_is_torchvisions"),
+    "draws-by-default-type": ("data.py", "generator=g, dtype=torch.float32) < 0.5", "generator=g) < 0.5",
+                              "test_data.py::test_draws_depend_on_seed_and_epoch_alone"),
+    "run-in-float64": ("runs.py", "if (default := torch.get_default_dtype()) != torch.float32:", "if False:",
+                       "test_runs.py::test_runs_are_refused_where_torch_makes_float64"),
+    "datasets-unlocked": ("store.py", 'with self.lock("datasets"):', "if True:",
+                          "test_store.py::test_datasets_that_are_new_at_the_same_time_are_all_noted"),
 }  # fmt: skip
 
 
@@ -284,7 +301,12 @@ def copied(folder):
 
 
 def text_of(root, name):
-    return (root / "faeval_core" / MUTATIONS[name][0]).read_text()
+    return (root / "faeval_core" / MUTATIONS[name][0]).read_text(encoding="utf-8")
+
+
+def told(folder):
+    """What pytest printed on a copy."""
+    return (folder / "log").read_text(encoding="utf-8")
 
 
 def tests_fail(folder, tests) -> bool:
@@ -292,7 +314,7 @@ def tests_fail(folder, tests) -> bool:
     log = folder / "log"
     pid = os.fork()
     if pid == 0:
-        with open(log, "w") as f:
+        with open(log, "w", encoding="utf-8") as f:
             os.dup2(f.fileno(), 1)
             os.dup2(f.fileno(), 2)
         os.chdir(folder)
@@ -304,7 +326,7 @@ def tests_fail(folder, tests) -> bool:
         os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code not in (0, 1):  # 1: tests ran and failed; anything else is no verdict
-        sys.exit(f"pytest ended with code {code} on {tests}:\n{log.read_text()[-3000:]}")
+        sys.exit(f"pytest ended with code {code} on {tests}:\n{told(folder)[-3000:]}")
     return code == 1
 
 
@@ -319,15 +341,15 @@ def main(names):
     survivors = []
     with tempfile.TemporaryDirectory() as temporary:
         if tests_fail(copied(Path(temporary, "sound").resolve()), sorted({MUTATIONS[n][3] for n in names})):
-            sys.exit(f"the tests fail without any mutation:\n{Path(temporary, 'sound', 'log').read_text()[-3000:]}")
+            sys.exit(f"the tests fail without any mutation:\n{told(Path(temporary, 'sound'))[-3000:]}")
         for name in names:
             started = time.perf_counter()
             folder = copied(Path(temporary, name).resolve())
             file, old, new, tests = MUTATIONS[name]
-            (folder / "faeval_core" / file).write_text(text_of(folder, name).replace(old, new))
+            (folder / "faeval_core" / file).write_text(text_of(folder, name).replace(old, new), encoding="utf-8")
             caught = tests_fail(folder, [tests])
             survivors += [] if caught else [name]
-            by = [line.split(" ")[1] for line in (folder / "log").read_text().splitlines() if line.startswith("FAILED")]
+            by = [line.split(" ")[1] for line in told(folder).splitlines() if line.startswith("FAILED")]
             shutil.rmtree(folder)
             verdict, seconds = "caught" if caught else "SURVIVED", time.perf_counter() - started
             print(f"{name:20} {verdict:9}{seconds:6.1f} s  {' '.join(by)}", flush=True)

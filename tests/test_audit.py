@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import full, member, probe, scramble, tiny
+from conftest import ROUNDING, UNIT32, full, member, probe, scramble, tiny
 
 from faeval_core import diagnostics as diag
 from faeval_core import protocol
@@ -137,7 +137,7 @@ UPDATES = [
 def test_what_trains_an_honest_rule_is_what_its_credit_makes(pixels, method, changes):
     rule, net, p, s = member(tiny(method, **changes), batch=256)
     found = diag.update_alignment(rule, scramble(p, scale=0.1), s, {}, *probe(pixels))
-    assert found["credit_cos"] == pytest.approx([1.0] * 3, abs=1e-6)
+    assert found["credit_cos"] == pytest.approx([1.0] * 3, abs=ROUNDING)
 
 
 def trained(pixels, rule, seed):
@@ -150,8 +150,9 @@ def trained(pixels, rule, seed):
 def test_an_audit_tells_credit_that_was_shown_from_credit_that_trained(pixels):
     """A rule that trains by DFA and returns the exact gradient has Γ = 1; its update is DFA's, and the audit says so."""
     liar, honest = ([trained(pixels, rule, seed) for seed in (1, 2)] for rule in (Pretender, DFA))
-    assert liar[0].final["gamma"] == pytest.approx([1.0] * 4, abs=1e-5)
-    assert liar[0].final["update_cos"] == pytest.approx(honest[0].final["update_cos"])
+    few = (1e4 * UNIT32) ** 2 / 2  # of a cosine whose vectors are ten thousand roundings apart
+    assert liar[0].final["gamma"] == pytest.approx([1.0] * 4, abs=few)
+    assert liar[0].final["update_cos"] == pytest.approx(honest[0].final["update_cos"], abs=1e4 * UNIT32)
     assert max(liar[0].final["credit_cos"]) < 0.9 < 0.9999 < min(honest[0].final["credit_cos"])
     found = {name: Audit(tiny("dfa"), {"dfa": records, "frozen": honest}) for name, records in (("liar", liar), ("dfa", honest))}
     told = {name: audit.trained for name, audit in found.items()}

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -26,25 +27,26 @@ def load(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_quick_benchmark_writes_rows_that_agree(load, tmp_path):
+def test_a_quick_benchmark_writes_rows_that_agree(load, tmp_path, monkeypatch):
+    """Whatever the clock said: of one round, of which every figure is its own median."""
     bench = load("bench")
+    monkeypatch.setitem(bench.QUICK, "repeats", 1)
     rows = bench.main(["--quick", "--device", "cpu", "--out", str(tmp_path / "results.json")])
-    written = json.loads((tmp_path / "results.json").read_text())
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [tuple(r)[:10] for r in written] == [bench.KEYS] * 2
     assert [r["name"] for r in written] == ["plain dfa", "faeval dfa x3, uncompiled"]
     plain, ours = rows
     for row in rows:
-        numbers = {k: row[k] for k in ("sec_per_run_epoch", "peak_mb", "step_ms", "eval_s")}
-        assert all(v > 0 for v in numbers.values()), numbers
+        assert all(math.isfinite(row[k]) for k in ("sec_per_run_epoch", "step_ms", "eval_s")) and row["peak_mb"] > 0
         assert row["machine"] and row["precision"] == "fp32" and row["method"] == "dfa"
     assert all(plain[k] is None for k in ("ratio_plain", "ratio_serial", "ratio_floor"))
     assert ours["ratio_plain"] == pytest.approx(plain["sec_per_run_epoch"] / ours["sec_per_run_epoch"])
     assert ours["ratio_serial"] == pytest.approx(ours["serial_s"] / ours["sec_per_run_epoch"])
     assert ours["ratio_floor"] == pytest.approx(ours["step_ms"] / ours["floor_ms"])
-    assert ours["floor_ms"] == pytest.approx(ours["gemm_ms"] + ours["state_ms"], rel=0.2)  # each a median of its own
+    assert ours["floor_ms"] == pytest.approx(ours["gemm_ms"] + ours["state_ms"])
     steps = bench.QUICK["images"] // bench.QUICK["batch"]
     epoch = steps * (ours["step_ms"] + ours["augment_ms"]) / 1e3 + ours["draws_s"] + ours["eval_s"]
-    assert ours["sec_per_run_epoch"] == pytest.approx(epoch / 3, rel=0.2)
+    assert ours["sec_per_run_epoch"] == pytest.approx(epoch / 3)
 
 
 def test_a_row_that_fails_is_named_and_costs_no_other(load, tmp_path, monkeypatch, capsys):
@@ -59,7 +61,8 @@ def test_a_row_that_fails_is_named_and_costs_no_other(load, tmp_path, monkeypatc
     monkeypatch.setattr(bench, "ensemble_row", row)
     with pytest.raises(SystemExit, match="left out; .*: sb x3"):
         bench.main(["--only", "sb", "ep", "--out", str(out)])
-    assert [r["name"] for r in json.loads(out.read_text())] == ["faeval ep x3"] and "no memory" in capsys.readouterr().err
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert [r["name"] for r in rows] == ["faeval ep x3"] and "no memory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method, precision", [*((m, "fp32") for m in ("bp", "frozen", "dfa", "fa")), ("bp", "bf16")])

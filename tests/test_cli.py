@@ -112,7 +112,7 @@ def test_nobody_reads_on(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", open(writing, "w"))
+        patch.setattr(sys, "stdout", open(writing, "w", encoding="utf-8"))
         assert main(["status"]) == 141
         sys.stdout.close()  # what is left goes nowhere, without an error
 
@@ -139,7 +139,7 @@ def test_a_terminal_of_ascii_shows_everything(text):
 
 
 def test_no_traceback_from_the_shell():
-    done = subprocess.run([sys.executable, "-m", "faeval_core", "audit", "dfb"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "faeval_core", "audit", "dfb"], capture_output=True, encoding="utf-8")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "did you mean 'dfa'" in done.stderr
 
 
@@ -246,17 +246,17 @@ class Half(LocalMethod):
 
 
 def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
-    (tmp_path / "my_rule.py").write_text(RULE)
+    (tmp_path / "my_rule.py").write_text(RULE, encoding="utf-8")
     line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
     assert main(line.split()) == 0
     assert "half" in capsys.readouterr().out.lower()
     assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("half-*.json")]
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in (tmp_path / "results" / "records").glob("half-*.json")]
     assert len(records) == 2 and all(r["config"]["lr"] == 0.01 for r in records)
 
 
 def test_a_rule_in_a_file_trains_in_worker_processes_and_is_counted(tmp_path, capsys):
-    (tmp_path / "worker_rule.py").write_text(RULE)
+    (tmp_path / "worker_rule.py").write_text(RULE, encoding="utf-8")
     line = ["run", "--method", "half", "--method-file", "worker_rule.py", "--engine", "processes:1", "--seeds", "1,2", *TINY]
     assert main(line) == 0 and main(["status", "--method-file", "worker_rule.py"]) == 0
     assert capsys.readouterr().out.endswith("2 records in results\n")
@@ -270,12 +270,12 @@ def test_a_rule_in_a_file_trains_in_worker_processes_and_is_counted(tmp_path, ca
     ("slash.py", RULE.replace('"half"', '"a/b"'), "letters, digits"),
 ])  # fmt: skip
 def test_a_file_that_registers_no_method_says_why(tmp_path, capsys, name, text, told):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     assert main(["audit", "half", "--method-file", name]) == 2 and told in capsys.readouterr().err
 
 
 def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
-    (tmp_path / "broken_rule.py").write_text(RULE.replace("import torch", "first, second = hs"))
+    (tmp_path / "broken_rule.py").write_text(RULE.replace("import torch", "first, second = hs"), encoding="utf-8")
     assert main(["run", "--method", "half", "--method-file", "broken_rule.py", *TINY]) == 2
     err = capsys.readouterr().err
     assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
@@ -287,7 +287,7 @@ def test_an_edited_rule_trains(tmp_path, capsys):
     edited = RULE.replace("0.5 *", "0.25 *")
     as_list = edited.replace("torch.stack", "list")
     for text, count in ((RULE, 1), (RULE + "# more", 1), (edited, 2), (as_list, 3), (RULE + "# and more", 3)):
-        (tmp_path / "edited_rule.py").write_text(text)
+        (tmp_path / "edited_rule.py").write_text(text, encoding="utf-8")
         assert main(line) == 0 and "warning" not in capsys.readouterr().err
         assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == count
 
@@ -367,7 +367,7 @@ def test_ctrl_c_says_that_nothing_is_lost(capsys, monkeypatch):
 def test_a_warning_is_one_line(tmp_path, capsys):
     folder = tmp_path / "results" / "records"
     folder.mkdir(parents=True)
-    (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}))
+    (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}), encoding="utf-8")
     assert main(["status"]) == 0
     assert capsys.readouterr().out.endswith("0 records in results, 1 unreadable, such as bp-1.json\n")
     [cfg] = [RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)]

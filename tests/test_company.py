@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny
-from hypothesis import HealthCheck, given, settings
+from conftest import ROUNDING, apart, drawn, float64, tiny
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faeval_core import METHODS, LocalMethod, data, register
@@ -14,7 +14,8 @@ from faeval_core.methods.learned import Learned
 from faeval_core.training import Ensemble
 
 EPOCHS, STEPS = 3, 2
-ROUNDING = 1e-9  # of float64, amplified by a few steps of Adam
+
+pytestmark = pytest.mark.numerical
 
 
 class Mirror(LocalMethod):
@@ -128,12 +129,9 @@ def double(blobs, monkeypatch):
     """A few images in float64, and everything else of it that is made."""
     for name, rule in OWN.items():
         monkeypatch.setitem(METHODS, name, rule)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(data.Pixels, "normalise", lambda self, x: torch.addcmul(self.shift, x.double(), self.scale))
     few = {"train_x": 32, "train_y": 32, "test_x": 128, "test_y": 128}
-    yield data.Pixels(replace(blobs, **{k: getattr(blobs, k)[:n] for k, n in few.items()}))
-    torch.set_default_dtype(before)
+    with float64():
+        yield data.Pixels(replace(blobs, **{k: getattr(blobs, k)[:n] for k, n in few.items()}))
 
 
 def trained(configs, pixels, driver):
@@ -144,19 +142,13 @@ def trained(configs, pixels, driver):
     return [ensemble.export(m) for m in range(len(configs))]
 
 
-def apart(found, wanted):
-    """Largest difference of a number from what is wanted, over the largest of its tensor."""
-    pairs = [(found[k].double(), v.double()) for k, v in wanted.items()]
-    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() for a, b in pairs)
-
-
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@drawn(20)
 @given(configs=ensembles(), driver=st.sampled_from(["loop", "vmap"]))
 def test_drawn_members_are_the_same_alone_and_in_company(double, configs, driver):
     assert len({c.signature for c in configs}) == 1
     for cfg, found in zip(configs, trained(configs, double, driver)):
         [alone] = trained([cfg], double, "loop")
-        assert apart(found, alone) == 0 if driver == "loop" else apart(found, alone) < ROUNDING
+        assert apart(found, alone) < ROUNDING
 
 
 @pytest.mark.parametrize("driver", ["loop", "vmap"])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import member, scramble, tiny
+from conftest import ROUNDING, SMALL, apart, member, same, scramble, tiny
 from test_methods import exact_gradient, forward, gap, gradient
 
 from faeval_core import METHODS, RunConfig, data
@@ -13,6 +13,8 @@ from faeval_core.config import stream
 from faeval_core.diagnostics import gamma, gradients
 from faeval_core.execution import threads
 from faeval_core.training import Ensemble, build, initial
+
+pytestmark = pytest.mark.numerical
 
 
 def shallow(method, x, **changes):
@@ -34,18 +36,17 @@ def error(found, wanted):
 @pytest.mark.parametrize("symmetric, order", [(False, 1), (True, 2)])
 def test_eps_contrast_tends_to_bp_as_beta_vanishes(batch, symmetric, order):
     """At a converged fixed point the credit's relative error falls as β (one-sided) or β² (symmetric)."""
-    options = {"steps": 600, "step": 0.3, "symmetric": symmetric}
-    method, model, p, s, hs, logits, exact = shallow("ep", batch, options=options, width=8)
+    options = {"steps": 300, "step": 0.5, "symmetric": symmetric}
+    method, model, p, s, hs, logits, exact = shallow("ep", batch, options=options, width=8, depth=2)
     errors = []
-    for beta in (0.01, 0.005, 0.0025):
+    for beta in (1e-3, 5e-4, 1e-5):
         s["beta"] = torch.tensor(beta, dtype=torch.float64)
         errors.append(error(method.credit(p, s, hs, logits, batch[1]), exact))
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
-    print(f"EP, order {order}: relative errors {errors}, slopes {slopes}")
-    assert errors[-1] < 0.03 and slopes == pytest.approx([order, order], abs=0.15)
-    s["beta"] = torch.tensor(1e-6, dtype=torch.float64)
-    s["penalty"] = s["penalty_h0"] = torch.tensor(0.0)
-    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < 1e-4
+    slope = math.log2(errors[0] / errors[1])
+    print(f"EP, order {order}: relative errors {errors}, slope {slope}")
+    assert slope == pytest.approx(order, abs=0.1)  # the next order is a thousandth
+    assert errors[2] < max(2 * errors[0] * 0.01**order, ROUNDING)
+    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < max(10 * errors[2], ROUNDING)
 
 
 def test_ep_hears_one_level_per_relaxation_step(batch):
@@ -88,7 +89,7 @@ def test_structured_feedback_of_the_true_weights_is_bp(batch, name, monkeypatch)
     weights = {f"{k}.feedback": p[f"{k}.weight"] for k in method.weights(p)}
     assert len(weights) == 2 * model.depth and error(method.credit(p, s, hs, logits, batch[1]), exact) > 1e-3
     monkeypatch.setattr(method, "feedback", lambda p, s: weights)
-    assert error(method.credit(p, s, hs, logits, batch[1]), exact) < 1e-12
+    assert error(method.credit(p, s, hs, logits, batch[1]), exact) < ROUNDING
 
 
 def test_structured_credit_travels_through_feedback_alone(batch):
@@ -96,32 +97,32 @@ def test_structured_credit_travels_through_feedback_alone(batch):
     method, model, p, s, hs, logits, exact = shallow("kp", batch)
     p = {k: v * 0 if k.startswith("aux.") else v for k, v in p.items()}
     for a in method.credit(p, s, hs, logits, batch[1]):
-        torch.testing.assert_close(a, exact[-1])
+        same(a, exact[-1])
 
 
 def test_sign_symmetric_feedback_has_the_weights_signs_and_scale(batch):
     method, model, p, s, *_ = shallow("signsym", batch)
     for k, b in method.feedback(p, s).items():
         w = p[k.replace("feedback", "weight")]
-        assert torch.equal(b.sign(), w.sign()) and b.abs().std() < 1e-12
-        assert b.pow(2).mean().item() == pytest.approx(w.pow(2).mean().item())
+        assert torch.equal(b.sign(), w.sign()) and b.abs().std() < ROUNDING * b.abs().mean()
+        same(b.pow(2).mean(), w.pow(2).mean())
 
 
-def test_kolen_pollacks_feedback_converges_to_the_weights(pixels):
+def test_kolen_pollacks_feedback_converges_to_the_weights(pixels64):
     """B gets W's updates, so B - W shrinks by the decay (1 - lr·wd) a step and by nothing else."""
-    cfg = tiny("kp", epochs=60, schedule="constant", lr=1e-2, weight_decay=1.0)
-    ensemble = Ensemble([cfg], pixels)
+    cfg = tiny("kp", epochs=3, schedule="constant", lr=0.1, weight_decay=2.0)
+    ensemble = Ensemble([cfg], pixels64)
     names = ensemble.method.weights(ensemble.member(0)[0])
-    def distances():
-        return torch.stack([(ensemble.params[f"{k}.weight"] - ensemble.params[f"aux.{k}"]).norm() for k in names])
-    start = distances()
-    for _ in range(cfg.epochs):
+
+    def differences():
+        return torch.cat([(ensemble.params[f"{k}.weight"] - ensemble.params[f"aux.{k}"]).flatten() for k in names])
+
+    start = differences()
+    for steps in (10, 20, 30):
         ensemble.run_epoch()
-    torch.testing.assert_close(distances() / start, torch.full((len(names),), 0.99**600), rtol=5e-2, atol=0)
+        same(differences(), start * 0.8**steps)
     p = ensemble.member(0)[0]
-    cosines = [F.cosine_similarity(p[f"{k}.weight"].flatten(), p[f"aux.{k}"].flatten(), 0) for k in names]
-    print(f"Kolen-Pollack: ‖B - W‖ fell to {distances() / start} of its start; cos(B, W) {cosines}")
-    assert min(cosines) > 0.95
+    assert min(F.cosine_similarity(p[f"{k}.weight"].flatten(), p[f"aux.{k}"].flatten(), 0) for k in names) > 0.99
 
 
 # -- learned credit -----------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def test_vector_fields_slopes_in_every_direction_are_the_bp_gradient(batch):
             found = method.slopes(p, hs, batch[1], [eye] * len(hs), step)
             errors.append(error([(slope[..., None] * v).sum(0) for v, slope in found], exact))
         print(f"vec, order {order}: relative errors {errors}")
-        assert errors[1] < (1e-5 if order == 2 else 5e-3) and math.log10(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+        assert errors[1] < 10 * 1e-3**order and math.log10(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
@@ -207,7 +208,8 @@ def test_vector_fields_loss_vanishes_at_its_own_target(batch, target, monkeypatc
     for name, field in candidates.items():
         monkeypatch.setattr(method, "learned", lambda *a, field=field: field)
         losses[name] = float(method.auxiliary(p, s, hs, logits, batch[1])[0])
-    assert losses.get(target, 0) < 1e-5 and all(v > 0.1 for k, v in losses.items() if k != target)
+    error = 10 * 1e-4**2  # of a central difference, relative, as measured above
+    assert losses.get(target, 0) < 4 * error**2 and all(v > 0.1 for k, v in losses.items() if k != target)
 
 
 def toy(name, **options):
@@ -224,9 +226,9 @@ def toy(name, **options):
 
 def test_toy_lq_costate_is_closed_form():
     method, model, p, s, hs, logits, y, costate = toy("bp")
-    assert error(method.credit(p, s, hs, logits, y), costate) < 1e-12
+    assert error(method.credit(p, s, hs, logits, y), costate) < ROUNDING
     gradients = gradient(method, p, {**s, "process": s["process"] * 0}, hs[0], y)
-    torch.testing.assert_close(gradients["blocks.1.fc2.bias"], costate[2].mean(0))
+    same(gradients["blocks.1.fc2.bias"], costate[2].mean(0))
 
 
 def test_credit_bridge_with_the_exact_value_is_the_exact_costate(monkeypatch):
@@ -242,7 +244,7 @@ def test_credit_bridge_with_the_exact_value_is_the_exact_costate(monkeypatch):
 
     p0 = p
     monkeypatch.setattr(method, "values", value)
-    assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
+    assert error(method.learned(p, s, hs, logits, y), costate) < ROUNDING
     s["noise"] = torch.tensor(0.0, dtype=torch.float64)
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
     s["noise"] = torch.tensor(0.1, dtype=torch.float64)
@@ -265,7 +267,7 @@ def test_credit_bridge_average_follows(batch):
     moved = {k: v + 1 for k, v in p.items() if k.startswith("aux.")}
     _, changed = method.auxiliary({**p, **moved}, s, hs, logits, batch[1])
     for k in moved:
-        torch.testing.assert_close(changed[f"ema.{k}"], s[f"ema.{k}"] + 0.005 * (moved[k] - s[f"ema.{k}"]), rtol=1e-4, atol=1e-8)
+        same(changed[f"ema.{k}"], s[f"ema.{k}"] + 0.005 * (moved[k] - s[f"ema.{k}"]))
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -275,7 +277,7 @@ def test_state_bridge_on_a_linear_system_is_exact(monkeypatch, skip):
     unit = hs[-1].square().mean().sqrt()
     flow = lambda p0, hs, code: [(model.states(p, h, l)[-1] - skip * h) / unit for l, h in enumerate(hs)]  # noqa: E731
     monkeypatch.setattr(method, "net", flow)
-    assert error(method.learned(p, s, hs, logits, y), costate) < 1e-12
+    assert error(method.learned(p, s, hs, logits, y), costate) < ROUNDING
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
 
 
@@ -284,7 +286,7 @@ def test_local_losses_by_hand(batch):
     for l, a in enumerate(method.credit(p, s, hs, logits, batch[1])):
         h = hs[l].clone().requires_grad_()
         told = F.linear(F.layer_norm(h, (12,)), p[f"aux.head{l}.weight"], p[f"aux.head{l}.bias"])
-        torch.testing.assert_close(a, torch.autograd.grad(F.cross_entropy(told, batch[1], reduction="sum"), h)[0])
+        same(a, torch.autograd.grad(F.cross_entropy(told, batch[1], reduction="sum"), h)[0])
 
 
 @pytest.mark.parametrize("code, size", [("eT", 4), ("deltaL", 12), ("eT_hL", 36), ("deltaL_hL", 44)])
@@ -293,7 +295,7 @@ def test_conditioning_codes(batch, code, size):
     found = method.code(p, s, hs, logits, batch[1])
     assert found.shape == (32, size)
     head = model.output_error(logits, batch[1]) if code.startswith("eT") else exact[-1]
-    torch.testing.assert_close(found[:, : head.shape[1]], head)
+    same(found[:, : head.shape[1]], head)
 
 
 # -- the three update rules ---------------------------------------------------------------------------------------------
@@ -306,7 +308,7 @@ def test_target_shift_is_the_inner_product_with_normalised_credit(batch):
     p = scramble(p)
     a, b = gradient(target, p, s, *batch), gradient(inner, p, s, *batch)
     blocks = [k for k in p if k.startswith("blocks.")]
-    assert gap({k: a[k] for k in blocks}, {k: 0.3 * b[k] for k in blocks}) < 1e-6  # η is kept in float32
+    assert gap({k: a[k] for k in blocks}, {k: 0.3 * b[k] for k in blocks}) < ROUNDING
 
 
 def test_cosine_rule_does_not_change_the_outputs_length(batch):
@@ -315,7 +317,7 @@ def test_cosine_rule_does_not_change_the_outputs_length(batch):
     f, a = torch.randn(2, 5, 12, dtype=torch.float64)
     f.requires_grad_()
     (g,) = torch.autograd.grad(method.push(s, [f], [a]), f)
-    assert (g * f).sum(1).abs().max() < 1e-12
+    assert ((g * f).sum(1).abs() < ROUNDING * g.norm(dim=1) * f.norm(dim=1)).all()
     assert ((g * a).sum(1) > 0).all()
 
 
@@ -336,16 +338,14 @@ def weights(cfg, pixels, epochs=None):
         ("vec", {"source": "gaussian", "alpha": 0.0}),
     ],
 )
-def test_a_blend_that_never_leaves_dfa_is_dfa(pixels, name, options):
-    found, dfa = weights(tiny(name, options=options), pixels), weights(tiny("dfa"), pixels)
-    assert all(torch.equal(found[k], v) for k, v in dfa.items())
+def test_a_blend_that_never_leaves_dfa_is_dfa(pixels64, name, options):
+    found, dfa = weights(tiny(name, options=SMALL[name] | options), pixels64), weights(tiny("dfa"), pixels64)
+    assert apart(found, dfa) < ROUNDING
 
 
-def test_a_schedule_that_stops_at_the_end_is_its_first_method(pixels):
-    found, plain = (weights(tiny("vec", options=o), pixels) for o in ({"stop": 2}, {}))
-    assert all(torch.equal(found[k], v) for k, v in plain.items())
-    other = weights(tiny("vec", options={"stop": 1}), pixels)
-    assert not torch.equal(other["blocks.0.fc1.weight"], plain["blocks.0.fc1.weight"])
+def test_a_schedule_that_stops_at_the_end_is_its_first_method(pixels64):
+    plain, found, other = (weights(tiny("vec", options=SMALL["vec"] | o), pixels64) for o in ({}, {"stop": 2}, {"stop": 1}))
+    assert apart(found, plain) < ROUNDING < apart(other, plain)
 
 
 def blend(depth=3, epochs=10, **options):
@@ -368,7 +368,7 @@ def test_credit_is_the_blend_of_its_parts(batch):
         parts, found = method.parts(*args), method.credit(*args)
         for a, aux, dfa in zip(found, parts["aux"], parts["dfa"]):
             size = {"raw": (1, 1), "unit": (rms(aux) + 1e-6, rms(dfa) + 1e-6), "dfa": (rms(aux) / rms(dfa), 1)}[mix]
-            torch.testing.assert_close(a, 0.25 * aux / size[0] + 0.75 * dfa / size[1], rtol=1e-3, atol=1e-6)
+            same(a, 0.25 * aux / size[0] + 0.75 * dfa / size[1])
 
 
 def rms(a):
@@ -388,13 +388,15 @@ def test_a_fitted_batch_does_not_end_an_auxiliary_net(batch):
 def test_of_the_conditioning_codes_delta_alone_shrinks_as_the_stream_grows(batch):
     for code, shrinks in (("eT", 0), ("eT_hL", 0), ("deltaL", 12), ("deltaL_hL", 12)):  # features that go with 1 / scale
         method, model, p, s = member(tiny("sb", options={"code": code}))
-        p = scramble(p)
+        p = model.rescaled(scramble(p), 1e4)  # else LayerNorm's eps would show
         codes = []
         for q in (p, model.rescaled(p, 1e6)):
             hs, logits = forward(model, q, batch[0])
             codes.append(method.code(q, s, hs, logits, batch[1]))
         codes[1][:, :shrinks] *= 1e6
-        torch.testing.assert_close(*codes, rtol=1e-3, atol=1e-3)
+        for there, here in zip(*(c.tensor_split([shrinks], 1) for c in codes[::-1])):
+            if here.numel():
+                same(there, here)
 
 
 def test_controls_of_the_blend(batch):
@@ -402,13 +404,14 @@ def test_controls_of_the_blend(batch):
     args = p, s, hs, logits, batch[1]
     plain = METHODS["vec"](tiny("vec", options={"alpha": 0.5}), model)
     for a, dfa, blended in zip(method.credit(*args), method.direct(s, logits, batch[1]), plain.credit(*args)):
-        torch.testing.assert_close(F.normalize(a, dim=1), F.normalize(dfa, dim=1))
-        torch.testing.assert_close(a.norm(dim=1), blended.norm(dim=1))
+        same(F.normalize(a, dim=1), F.normalize(dfa, dim=1))
+        same(a.norm(dim=1), blended.norm(dim=1))
     for inputs, alike in (("time", False), ("constant", True)):
         method, model, p, s, *_ = shallow("vec", batch, options={"inputs": inputs})
         found = torch.stack(method.learned(p, s, hs, logits, batch[1]))
-        assert (found - found[:, :1]).abs().max() < 1e-12  # every sample gets the same
-        assert bool((found - found[:1]).abs().max() < 1e-12) == alike
+        small = ROUNDING * found.abs().max()
+        assert (found - found[:, :1]).abs().max() < small  # every sample gets the same
+        assert bool((found - found[:1]).abs().max() < small) == alike
 
 
 @pytest.mark.parametrize("options, learns", [({"freeze_after": 0}, []), ({"freeze_after": 1}, [0]), ({"refit_every": 2}, [0, 2])])
@@ -465,15 +468,15 @@ def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, monkeypatch, co
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
 
     def drawn(seeds):
-        ensemble = Ensemble([tiny("cb", seed=s) for s in seeds], pixels, fused=True)
+        ensemble = Ensemble([tiny("cb", seed=s, options=SMALL["cb"]) for s in seeds], pixels, fused=True)
         real, seen = ensemble.gradient, {id(leaves): [] for leaves in ensemble.leaves}
         ensemble.gradient = lambda p, fixed, s, *xy: seen[id(p)].append(s["bridge.1"]) or real(p, fixed, s, *xy)
-        ensemble.run_epoch()
+        ensemble.run_epoch(4)
         assert ensemble.workers == min(cores, len(seeds))
         assert ensemble.generators[-1].initial_seed() == stream(1, "noise", 0).initial_seed()
         return [torch.stack(steps) for steps in seen.values()]
 
     with threads(cores):
-        [alone], [*others, last] = drawn([1]), drawn([7, 8, 9, 1])
+        [alone], [*others, last] = drawn([1]), drawn([7, 8, 1])
     assert torch.equal(alone, last) and not any((alone == other).any() for other in others)
     assert len({step.sum().item() for step in alone}) == len(alone)

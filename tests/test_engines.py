@@ -1,23 +1,24 @@
 """Engines: the same records wherever ensembles train; workers that die, runs that fail, two schedulers on one store."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import victims
-from conftest import tiny
+from conftest import HANG, tiny
 from filelock import FileLock, Timeout
 from test_store import PROCESSES
 
 from faeval_core import METHODS, Store, engines, run, runs
 from faeval_core.costs import cost_flops
 from faeval_core.engines import Processes, WorkerDied, opened
+from faeval_core.execution import threads
 from faeval_core.runs import RunsFailed, plan
 from faeval_core.training import Ensemble
 
@@ -36,37 +37,27 @@ def configs():
 
 @pytest.fixture(scope="module")
 def serial(configs, tmp_path_factory):
-    return run(configs, Store(tmp_path_factory.mktemp("serial")), progress=False)
+    """Their records, made here by one thread, as Dask's workers have."""
+    with threads(1):
+        return run(configs, Store(tmp_path_factory.mktemp("serial")), progress=False)
 
 
 @pytest.mark.parametrize("engine", ["processes:2", "dask:2"])
-def test_engines_agree(engine, configs, serial, store):
+def test_engines_agree(engine, configs, serial, store, monkeypatch):
+    monkeypatch.setattr(engines, "_share_cores", victims.one_thread)  # where each process may have more than one core
     if engine.startswith("dask"):
         pytest.importorskip("distributed")
     with opened(engine) as (executor, workers):
         assert workers == 2
         found = run(configs, store, progress=False, executor=executor, workers=workers)
-    for a, b in zip(found, serial):
-        assert a.config == b.config and a.status == "complete"
-        assert a.curves["train_loss"] == pytest.approx(b.curves["train_loss"], rel=1e-4)
-        assert a.final["gamma"] == pytest.approx(b.final["gamma"], abs=1e-3)
+    assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
 def test_a_killed_worker_costs_only_time(configs, serial, store, home):
-    """SIGKILL as soon as a run has a checkpoint: what the pool cannot do any more goes on here."""
-    with ProcessPoolExecutor(2, PROCESSES, victims.slow_worker, (home,)) as pool:
-
-        def kill():
-            while not list(store.root.glob("checkpoints/dfa-*.safetensors")):
-                time.sleep(0.005)
-            for pid in list(pool._processes):
-                os.kill(pid, signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
+    """Workers that die when a run has a checkpoint: what the pool cannot do any more goes on here."""
+    with ProcessPoolExecutor(2, PROCESSES, victims.mortal_worker, (home,)) as pool, threads(1):
         with pytest.warns(UserWarning, match="workers of .* are gone"):
             found = run(configs, store, progress=False, executor=pool, workers=2)
-        killer.join()
     assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
@@ -153,8 +144,10 @@ def test_what_a_task_raises_reaches_the_caller_and_the_worker_goes_on(forked, ta
 
 SBATCH = """#!/bin/sh
 cp "$1" "$1.copy"
+here="$(dirname "$0")"
+echo job >> "$here/jobs"
+export JOB=$(wc -l < "$here/jobs")
 setsid sh "$1.copy" > /dev/null 2>&1 &
-echo $! >> "$(dirname "$0")/jobs"
 echo "Submitted batch job $!"
 """
 SCANCEL = """#!/bin/sh
@@ -167,7 +160,7 @@ def stand_in(folder, monkeypatch, sbatch, scancel="#!/bin/sh\n"):
     import dask
 
     for name, text in (("sbatch", sbatch), ("scancel", scancel)):
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     one_core = {"cores": 1, "memory": "2GB", "processes": 1, "shared-temp-directory": str(folder)}
@@ -245,36 +238,25 @@ def test_a_scheduler_that_gives_no_worker_says_so(monkeypatch):
 
 
 def test_jobs_of_slurm_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
-    """Both jobs are killed when a run has begun, as at a wall time. Two scripts stand in for Slurm, which starts them at once."""
+    """The first two jobs die when they begin to train, as at a wall time. Two scripts stand in for Slurm."""
     pytest.importorskip("dask_jobqueue")
     import dask
 
     tmp_path = tmp_path / """it's "here" """.strip()
     tmp_path.mkdir()
-    killed = []
-
-    def kill():
-        while not list(store.root.glob("checkpoints/*-*.lock")):
-            time.sleep(0.01)
-        for job in map(int, (tmp_path / "jobs").read_text().split()):
-            killed.append(job)
-            os.killpg(job, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    lost = dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"})
-    with stand_in(tmp_path, monkeypatch, SBATCH, SCANCEL), lost, opened("slurm:2") as (executor, workers):
-        killer.start()
+    monkeypatch.setenv("PYTHONPATH", str(Path(victims.__file__).parent), prepend=os.pathsep)
+    lost = {"distributed.deploy.lost-worker-timeout": "1s", "jobqueue.slurm.worker-extra-args": ["--preload", "victims"]}
+    with stand_in(tmp_path, monkeypatch, SBATCH, SCANCEL), dask.config.set(lost), opened("slurm:2") as (executor, workers):
         waiting = ThreadPoolExecutor(1).submit(run, configs, store, progress=False, executor=executor, workers=workers)
-        found = waiting.result(timeout=120)
-        killer.join()
-    assert len(killed) == 2 < len((tmp_path / "jobs").read_text().split())
+        found = waiting.result(timeout=HANG)
+    assert len((tmp_path / "jobs").read_text(encoding="utf-8").splitlines()) > 2
     assert [r.checksum for r in found] == [r.checksum for r in serial]
 
 
 def test_local_workers_have_the_gpu_that_each_ensemble_asks_for():
     pytest.importorskip("distributed")
     with opened("dask:1", gpu=True) as (executor, _):
-        assert executor.submit(sum, (1, 2)).result(timeout=60) == 3
+        assert executor.submit(sum, (1, 2)).result(timeout=HANG) == 3
 
 
 def test_the_environment_may_keep_to_the_cpu(monkeypatch):
@@ -284,13 +266,17 @@ def test_the_environment_may_keep_to_the_cpu(monkeypatch):
     assert str(runs.resolve_device()) == "cuda"
 
 
-def test_an_interrupt_does_not_wait_for_what_is_queued():
+def test_an_interrupt_does_not_wait_for_what_is_queued(tmp_path):
+    """The task waits for a file that is written, to end it, only where all hangs."""
     pytest.importorskip("distributed")
-    begun = time.monotonic()
+    rescued = tmp_path / "rescued"
+    guard = threading.Timer(HANG, rescued.touch)
+    guard.start()
     with pytest.raises(KeyboardInterrupt), opened("dask:1") as (executor, _):
-        executor.submit(time.sleep, 90)
+        executor.submit(victims.wait_for, rescued)
         raise KeyboardInterrupt
-    assert time.monotonic() - begun < 60
+    guard.cancel()
+    assert not rescued.exists()
 
 
 def test_slurm_leaves_the_interrupt_as_it_was(tmp_path):
@@ -311,7 +297,7 @@ assert signal.getsignal(signal.SIGINT) is before
     (tmp_path / "sbatch").chmod(0o755)
     environment = os.environ | {"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
     environment["PATH"] = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 

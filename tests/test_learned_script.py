@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny
-from test_training import Net, apart, script_batches, trained
+from conftest import ROUNDING, apart, tiny
+from test_training import Net, script_batches, trained
 from torch import nn
 
 from faeval_core.config import stream
 from faeval_core.training import build, initial
+
+pytestmark = pytest.mark.numerical
 
 
 class Trunk(nn.Module):
@@ -146,10 +148,10 @@ def script(cfg, pixels):
 
 
 @pytest.mark.parametrize("method", RULES)
-def test_an_epoch_equals_a_plain_torch_script(pixels, method):
+def test_an_epoch_equals_a_plain_torch_script(pixels64, method):
     options = {"ep": {"beta": 1.0}, "sb": {"hidden": 16, "skip": True}}.get(method, {"hidden": 16})
     cfg = tiny(method, epochs=1, options=options | ({"wr": 0.0} if method == "cb" else {}))
-    found, start = trained([cfg], pixels)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
-    wanted = script(cfg, pixels)
-    assert found.keys() == wanted.keys() and apart(found, wanted) < 1e-4
+    found, start = trained([cfg], pixels64)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
+    wanted = script(cfg, pixels64)
+    assert found.keys() == wanted.keys() and apart(found, wanted) < ROUNDING
     assert min(apart({k: start[k]}, {k: v}) for k, v in wanted.items()) > 1e-3

@@ -10,4 +10,4 @@ def test_mutation_still_applies(name):
     count = text_of(ROOT, name).count(old)
     assert count == 1 and old != new
     path, _, function = tests.partition("::")
-    assert f"def {function or 'test_'}" in (ROOT / "tests" / path).read_text()
+    assert f"def {function or 'test_'}" in (ROOT / "tests" / path).read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ FIGURE = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+")
 
 def cells(path):
     """(type, source, text of its outputs) of every cell."""
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         outputs = ["".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in cell.get("outputs", [])]
         yield cell["cell_type"], "".join(cell["source"]), "\n".join(outputs)
 
@@ -51,7 +51,7 @@ def test_the_readme_counts_the_reference_rows_as_they_stand():
     plain = r"Of its (\d+) values\s(\d+) agree here, (\d+) are close, (\d+) are compared too imprecisely "
     plain += r"to tell, (\d+) differ and (\d+) are not run"
     apart = r" yet; (\d+) more served .*? \((\d+) agree, (\d+) are\sclose, (\d+) imprecise, (\d+) differ\)"
-    found = re.search(plain + apart, (ROOT / "README.md").read_text())
+    found = re.search(plain + apart, (ROOT / "README.md").read_text(encoding="utf-8"))
     calibrated = COUNTS["calibrated"]
     wanted = [len(TABLE), *(COUNTS[a] for a in tables.ANSWERS), sum(calibrated.values()), *calibrated.values()]
     assert found and list(map(int, found.groups())) == wanted
@@ -65,9 +65,10 @@ def test_reproduce_all_shows_the_same_counts():
 
 
 def test_the_paper_has_these_counts_and_every_macro_that_it_names():
-    made = dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", (ROOT / "paper" / "generated" / "macros.tex").read_text()))
+    macros = (ROOT / "paper" / "generated" / "macros.tex").read_text(encoding="utf-8")
+    made = dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", macros))
     assert made == {name: latex.escape(text) for name, text in latex.macros(ROOT / "results").items()}
-    text = (ROOT / "paper" / "main.tex").read_text()
+    text = (ROOT / "paper" / "main.tex").read_text(encoding="utf-8")
     named = set(re.findall(r"\\((?:Nb|Reproduction)[A-Za-z]+)", text))
     assert named <= set(made)
     told = {"Rows": len(TABLE), **{a.title().replace(" ", ""): COUNTS[a] for a in tables.ANSWERS}}
@@ -78,7 +79,7 @@ def test_the_paper_has_these_counts_and_every_macro_that_it_names():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_claims_are_printed_as_they_are_noted(path):
     """What is printed beside a claim, and the verdict of each row beside the study, is what the summary holds."""
-    summary = json.loads((ROOT / "results" / "studies" / path.name).with_suffix(".json").read_text())
+    summary = json.loads((ROOT / "results" / "studies" / path.name).with_suffix(".json").read_text(encoding="utf-8"))
     shown = "\n".join(text for _, _, text in cells(path))
     lines = {tuple(part.strip() for part in line.split(" | ")[:2]) for line in shown.splitlines() if " | " in line}
     assert {(c["decided"], c["statement"]) for c in summary["claims"]} <= lines

@@ -93,7 +93,7 @@ def test_without_the_sentinel_a_notebook_is_not_complete(faulty):
 def test_manifest_says_what_was_done(faulty):
     root, manifest = faulty
     out = root / "work" / "executed" / "smoke"
-    assert json.loads((out / "manifest.json").read_text()) == manifest
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == manifest
     good = row(manifest, "01_good")
     assert good["error"] is None and good["seconds"] > 0
     assert good["parameters"]["epochs"] == pipeline.SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
@@ -104,7 +104,7 @@ def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_resul
     import sys
 
     root, manifest = faulty
-    seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text())["seen"]
+    seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text(encoding="utf-8"))["seen"]
     assert seen == ["digits", [42, 123], pipeline.SMOKE["epochs"], True, None, sys.executable, str(root / "notebooks")]
     assert not (root / "results").exists() and not (root / "figures").exists()
     assert manifest["results"] == str(root / "smoke" / "results")
@@ -221,7 +221,7 @@ def test_written_back_outputs_are_stable_bytes(tmp_path):
     first = pipeline.reproduce("paper", write_back=True, root=tmp_path, progress=False)
     after = path.read_bytes()
     assert first["failed"] == ["12_mode1"] and other.read_bytes() == untouched
-    seen = json.loads((tmp_path / "results" / "studies" / "11_audit.json").read_text())["seen"]
+    seen = json.loads((tmp_path / "results" / "studies" / "11_audit.json").read_text(encoding="utf-8"))["seen"]
     assert seen[:5] == ["cifar10-jpeg75", [42], 100, False, "0"]  # training is forbidden twice over
 
     nb = nbformat.reads(after.decode(), as_version=4)
@@ -252,7 +252,7 @@ def test_an_interrupted_sequence_leaves_no_manifest(tmp_path, monkeypatch):
     notebook(tmp_path, "11_audit")
     out = tmp_path / "work" / "executed" / "smoke"
     out.mkdir(parents=True)
-    (out / "manifest.json").write_text("of an earlier run")
+    (out / "manifest.json").write_text("of an earlier run", encoding="utf-8")
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt

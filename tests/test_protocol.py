@@ -394,7 +394,7 @@ def test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error(tmp_path)
     assert (found["NbOneThreeAcc"], found["NbOneFourAcc"]) == ("1", "2")
     assert found["ReproductionNotRun"] == found["ReproductionRows"] == str(len(pd.read_csv(tables.REFERENCE)))
     latex.write(tmp_path, tmp_path / "paper")
-    assert r"\input" not in (tmp_path / "paper" / "generated" / "claims.tex").read_text()
+    assert r"\input" not in (tmp_path / "paper" / "generated" / "claims.tex").read_text(encoding="utf-8")
     for other in ({"claims": [("fa ahead", "holds")]}, {"claim fa-ahead": 3}):
         summary(tmp_path, "14_other", **other)
         with pytest.raises(ValueError, match=r"several texts would be called \\NbOneFourClaimFaAhead"):

@@ -2,24 +2,25 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
 import os
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
 import torch
 import victims
-from conftest import tiny
+from conftest import HANG, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs
 from faeval_core import store as store_module
-from faeval_core.files import publish, publish_tensors
+from faeval_core.files import publish, publish_json, publish_tensors
 from faeval_core.store import RecordRefused, StoreFault, rounded
 
 # A server process that has imported everything once and forks the processes that these tests kill.
@@ -46,11 +47,11 @@ def test_a_record_from_before_a_field_existed_is_still_read(store):
     """A new field keeps the identity of what was run without it, and the checksum is that of the text as it was written."""
     made = record()
     path = store.put(made)
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     del raw["config"]["rule"], raw["config"]["model_options"]
     science = {k: v for k, v in raw.items() if k not in ("id", "provenance", "checksum")}
     raw["checksum"] = hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(raw))
+    path.write_text(json.dumps(raw), encoding="utf-8")
     assert store.get(made.config) == made
 
 
@@ -128,7 +129,7 @@ def test_record_round_trip(store):
     path = store.put(made)
     found = store.get(made.config)
     assert found == made and found.checksum == made.checksum and found.accuracy == 0.2 and store.all() == [made]
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     assert raw["id"] == made.config.id == path.stem and raw["config"]["width"] == 12
     assert record(status="diverged").accuracy is None
     made.provenance = {"seconds": 99.0}
@@ -149,7 +150,7 @@ def test_a_damaged_record_is_recomputed_with_a_warning(store):
     cfg = tiny("dfa", epochs=1)
     first = run([cfg], store, progress=False)[0]
     path = store.record_path(cfg)
-    whole = path.read_text()
+    whole = path.read_text(encoding="utf-8")
     wrong = json.loads(whole)
     wrong["curves"]["test_acc"][0] += 0.01  # one digit, otherwise valid
     run([cfg.with_(seed=9)], store, progress=False)
@@ -162,9 +163,9 @@ def test_a_damaged_record_is_recomputed_with_a_warning(store):
             again = run([cfg], store, progress=False)[0]
         assert len(told) == 1  # once, however often it is looked for
         assert again.checksum == first.checksum and store.get(cfg).checksum == first.checksum
-    path.write_text("{")
-    store.record_path(cfg.with_(seed=2)).write_text("{")
-    store.record_path(cfg).with_name("mine-1.json").write_text("{")
+    path.write_text("{", encoding="utf-8")
+    store.record_path(cfg.with_(seed=2)).write_text("{", encoding="utf-8")
+    store.record_path(cfg).with_name("mine-1.json").write_text("{", encoding="utf-8")
     left = "these are left out: 1 of methods that are not known here, 2 unreadable, such as dfa-"
     with pytest.warns(UserWarning, match=left) as told:
         assert [r.config.seed for r in store.all()] == [9]
@@ -288,13 +289,29 @@ def test_images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for(store, bl
 
 
 def test_datasets_that_are_new_at_the_same_time_are_all_noted(store, blobs, monkeypatch):
-    """Each writer pauses between reading and writing."""
-    real = store_module.publish_json
-    monkeypatch.setattr(store_module, "publish_json", lambda *args: (time.sleep(0.05), real(*args)))
+    """The first of them writes what it has read once the others have asked for the lock, or have written without it."""
+    publish_json, lock, asked, others = store_module.publish_json, Store.lock, [], threading.Event()
+
+    def came():
+        asked.append(None)
+        if len(asked) >= 4:
+            others.set()
+
+    def noted(self, name, wait=True):
+        came()
+        return lock(self, name, wait)
+
+    def late(path, value):
+        came()
+        assert others.wait(HANG)
+        return publish_json(path, value)
+
+    monkeypatch.setattr(store_module, "publish_json", late)
+    monkeypatch.setattr(Store, "lock", noted)
     several = [dataclasses.replace(blobs, name=f"blobs{i}") for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(store.check_dataset, several))
-    assert json.loads((store.root / "datasets.json").read_text()) == {d.name: d.fingerprint for d in several}
+    assert json.loads((store.root / "datasets.json").read_text(encoding="utf-8")) == {d.name: d.fingerprint for d in several}
 
 
 def test_reading_never_trains(store, monkeypatch):
@@ -359,20 +376,20 @@ def test_a_damaged_checkpoint_costs_only_time(store, tmp_path, monkeypatch):
 
 
 def test_publishing_survives_kill_9(tmp_path):
-    """Killed at eight moments of a tight loop, the file is always one whole version."""
-    path = tmp_path / "record.json"
-    for k in range(8):
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        process = PROCESSES.Process(target=victims.publish_for_ever, args=(path,))
+    """Killed before any of the calls on files that it makes, from the first to the last, the file is one whole version."""
+    path, versions = tmp_path / "record.json", [{"i": i, "body": [i] * 1000} for i in range(2)]
+    publish_json(path, versions[0])
+    for call in itertools.count(1):
+        process = PROCESSES.Process(target=victims.publish_until, args=(path, versions[1], call))
         process.start()
-        while process.is_alive() and (not path.exists() or path.stat().st_mtime_ns == before):
-            time.sleep(0.001)
-        time.sleep(0.0007 * k)
-        process.kill()
         process.join()
+        found = json.loads(path.read_bytes())
+        assert found in versions
+        if process.exitcode == 0:
+            break
         assert process.exitcode == -9
-        found = json.loads(path.read_text())
-        assert found["body"] == [found["i"]] * 20_000
+        publish_json(path, versions[0])
+    assert call > 8 and found == versions[1]  # it opens, writes, flushes, renames and tidies up
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -381,7 +398,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         publish(path, "new")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +414,7 @@ def whole(tmp_path_factory):
 def test_training_survives_kill_9(store, home, whole, die_before, count):
     """Killed in a step, or with a file written but not yet in place, the next process gives the uninterrupted records."""
     configs, wanted = whole
-    process = PROCESSES.Process(target=victims.train, args=(configs, store.root, home, 0.0, die_before, count))
+    process = PROCESSES.Process(target=victims.train, args=(configs, store.root, home, die_before, count))
     process.start()
     process.join()
     assert process.exitcode == -9
@@ -407,10 +424,11 @@ def test_training_survives_kill_9(store, home, whole, die_before, count):
     assert [r.checksum for r in run(configs, store, progress=False)] == wanted
 
 
-def test_two_processes_may_race_on_one_key(store, home, whole):
-    """Both are asked for the same runs: both end well, with the same records, and no epoch is trained twice."""
+def test_two_processes_may_race_on_one_key(store, home, whole, tmp_path):
+    """Both ask for the same runs at once: both end well, with the same records, and no epoch is trained twice."""
     configs, wanted = whole
-    racers = [PROCESSES.Process(target=victims.train, args=(configs, store.root, home, pause)) for pause in (0.01, 0.03)]
+    both, begun = PROCESSES.Barrier(2), tmp_path / "begun"
+    racers = [PROCESSES.Process(target=victims.race, args=(order, store.root, home, both, begun)) for order in (configs, configs)]
     for process in racers:
         process.start()
     for process in racers:
@@ -418,3 +436,5 @@ def test_two_processes_may_race_on_one_key(store, home, whole):
         assert process.exitcode == 0
     assert [store.get(c).checksum for c in configs] == wanted
     assert not any(store.checkpoint_path(c).exists() for c in configs)
+    members = [seed for line in begun.read_text(encoding="utf-8").splitlines() for seed in json.loads(line.split(" of ")[1])]
+    assert sorted(members) == [1] * 3 + [2] * 3

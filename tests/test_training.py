@@ -2,12 +2,13 @@
 
 import math
 import shutil
-import time
+import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny
+from conftest import HANG, ROUNDING, SMALL, UNIT32, apart, float64, same, tiny
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -50,7 +51,7 @@ def script_batches(cfg, pixels, epoch):
     """Batches of one epoch from the images themselves: pad, crop, flip and normalise one image at a time."""
     images = pixels.data
     order, dys, dxs, flips = pixels.draws(cfg.seed, epoch, cfg.augment)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.mean, images.std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.mean, images.std))  # in torch's default type, as all here
     for i in range(0, len(order) - cfg.batch_size + 1, cfg.batch_size):
         xs = []
         for j in range(i, i + cfg.batch_size):
@@ -74,10 +75,13 @@ def script_credit(cfg, net, feedback, h, logits, y):
     return a
 
 
-def script(cfg, pixels):
-    """Weights after training by a plain loop: one torch optimiser and one torch scheduler per block."""
+def script(cfg, pixels, start=None):
+    """Weights after training by a plain loop: one torch optimiser and one torch scheduler per block.
+
+    start: initial (params, state), of the run's own where None.
+    """
     torch_net = Net(192, cfg.width, cfg.depth, 4)
-    params, state = initial(cfg, build(cfg, (3, 8, 8), 4)[0])
+    params, state = start or initial(cfg, build(cfg, (3, 8, 8), 4)[0])
     torch_net.load_state_dict(params)
     parts = [torch_net.embed, *torch_net.blocks, torch_net.readout]
     trained = [p for p in parts if not (cfg.method.startswith("frozen") and isinstance(p, Block))]
@@ -126,16 +130,11 @@ def trained(configs, pixels, **kwargs):
     ensemble = Ensemble(configs, pixels, **kwargs)
     for _ in range(configs[0].epochs):
         losses = ensemble.run_epoch()
-    assert losses.shape == (10, len(configs))
+    assert losses.shape == (10, len(configs)) and losses.dtype == torch.get_default_dtype()
     return [ensemble.member(m)[0] for m in range(len(configs))]
 
 
-def apart(found, wanted):
-    """Largest difference of a weight, relative to the largest weight of its tensor."""
-    pairs = [(found[k].double(), v.double()) for k, v in wanted.items()]
-    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() for a, b in pairs)
-
-
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     "changes",
     [
@@ -149,38 +148,58 @@ def apart(found, wanted):
     ids=lambda c: "-".join(map(str, c.values())),
 )  # fmt: skip
 @pytest.mark.parametrize("driver", ["loop", "vmap"])
-def test_twenty_steps_equal_a_plain_torch_script(pixels, changes, driver):
+def test_twenty_steps_equal_a_plain_torch_script(pixels64, changes, driver):
     cfg = tiny(**changes)
-    found, start = trained([cfg], pixels, driver=driver)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
-    wanted = script(cfg, pixels)
-    assert apart(found, wanted) < 1e-5
+    found, start = trained([cfg], pixels64, driver=driver)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
+    wanted = script(cfg, pixels64)
+    assert apart(found, wanted) < ROUNDING
     moved = [k for k in wanted if not torch.equal(wanted[k], start[k])]
     assert len(moved) >= 4 and min(apart({k: start[k]}, {k: wanted[k]}) for k in moved) > 1e-3
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("changes", [{"method": "bp"}, {"method": "fa"}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01}])
+@pytest.mark.parametrize("driver", ["loop", "vmap"])
+def test_float32_is_as_far_from_float64_as_a_plain_torch_script(pixels, changes, driver):
+    """From the same initial values; within one digit, as sums are taken in another order."""
+    cfg = tiny(**changes)
+    ours, plain = trained([cfg], pixels, driver=driver)[0], script(cfg, pixels)
+    start = [{k: v.double() for k, v in part.items()} for part in initial(cfg, build(cfg, (3, 8, 8), 4)[0])]
+    with float64():
+        twin = script(cfg, pixels, start)
+    assert {v.dtype for v in ours.values()} == {torch.float32} and {v.dtype for v in twin.values()} == {torch.float64}
+    assert ROUNDING < apart(ours, twin) < 10 * apart(plain, twin) < 1e4 * UNIT32
+
+
+def has_std(draws, std):
+    """Whether the standard deviation of some draws is `std` within five of its own standard errors (fewer, if uniform)."""
+    return abs(draws.std().item() / std - 1) < 5 / (2 * draws.numel()) ** 0.5
 
 
 def test_initial_weights_are_torchs_defaults():
     """Linear: U(±1/√fan_in); second block Linear N(0, 0.01²), or N(0, 0.5²) without the residual add, zero bias."""
     for residual, std in ((True, 0.01), (False, 0.5)):
         p = initial(tiny(width=64, residual=residual), build(tiny(width=64, residual=residual), (3, 8, 8), 4)[0])[0]
-        assert p["blocks.1.fc2.weight"].std().item() == pytest.approx(std, rel=0.05) and not p["blocks.1.fc2.bias"].any()
+        assert has_std(p["blocks.1.fc2.weight"], std) and not p["blocks.1.fc2.bias"].any()
         for name, fan in (("embed", 192), ("blocks.0.fc1", 64), ("readout.head", 64)):
             for part in ("weight", "bias"):
                 assert p[f"{name}.{part}"].abs().max() <= fan**-0.5
-            assert p[f"{name}.weight"].std().item() == pytest.approx((3 * fan) ** -0.5, rel=0.15)
+            assert has_std(p[f"{name}.weight"], (3 * fan) ** -0.5)
     feedback = initial(tiny("dfa", width=64), build(tiny("dfa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
-    assert feedback.shape == (4, 4, 64) and feedback.std().item() == pytest.approx(4**-0.5, rel=0.1)
+    assert feedback.shape == (4, 4, 64) and has_std(feedback, 4**-0.5)
     feedback = initial(tiny("fa", width=64), build(tiny("fa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
-    assert feedback.shape == (3, 64, 64) and feedback.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert feedback.shape == (3, 64, 64) and has_std(feedback, 64**-0.5)
 
 
 # -- company ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels):
-    alone = [trained([c], pixels)[0] for c in SOLO]
+@pytest.mark.numerical
+def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels64):
+    alone = [trained([c], pixels64)[0] for c in SOLO]
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0]):
-        for m, found in zip(order, trained([SOLO[m] for m in order], pixels)):
-            assert all(torch.equal(found[k], v) for k, v in alone[m].items())
+        for m, found in zip(order, trained([SOLO[m] for m in order], pixels64)):
+            assert apart(found, alone[m]) < ROUNDING
     assert all(apart(alone[0], other) > 1e-3 for other in alone[1:])  # each of the differing values has an effect
 
 
@@ -189,17 +208,19 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("members", [2, 3, 4])
-def test_members_side_by_side_train_as_each_does_alone(pixels, uncompiled, members):
-    """To the bit, two of them at a time on a thread each, with every loss in its place."""
+def test_members_side_by_side_train_as_each_does_alone(pixels64, uncompiled, members):
+    """Two of them at a time on a thread each, with every loss in its place."""
     with threads(2):
-        ensemble = Ensemble(SOLO[:members], pixels, fused=True)
+        ensemble = Ensemble(SOLO[:members], pixels64, fused=True)
         losses = [ensemble.run_epoch() for _ in range(2)]
-    assert ensemble.workers == 2 and torch.get_num_threads() == 1
+        assert ensemble.workers == 2 and torch.get_num_threads() == 2
     for m, cfg in enumerate(SOLO[:members]):
-        alone = Ensemble([cfg], pixels, fused=True)
-        assert all(torch.equal(alone.run_epoch()[:, 0], epoch[:, m]) for epoch in losses)
-        assert all(torch.equal(v, alone.views(0)[k]) for k, v in ensemble.views(m).items())
+        alone = Ensemble([cfg], pixels64, fused=True)
+        for epoch in losses:
+            same(epoch[:, m], alone.run_epoch()[:, 0])
+        assert apart(ensemble.views(m), alone.views(0)) < ROUNDING
 
 
 @pytest.mark.parametrize("cores, members, workers", [(1, 3, 1), (2, 1, 1), (2, 2, 2), (2, 3, 2), (4, 3, 3), (4, 2, 1), (6, 3, 1)])
@@ -211,64 +232,102 @@ def test_members_share_cores_that_are_fewer_than_two_for_each(pixels, uncompiled
         assert Ensemble(SOLO[:members], pixels).workers == 1
 
 
+class Watched:
+    """The lock under which steps compile, noting whether it was taken when a second thread asked for it."""
+
+    def __init__(self, lock):
+        self.lock, self.asked, self.taken, self.second = lock, 0, None, threading.Event()
+
+    def __enter__(self):
+        self.asked += 1
+        if self.asked == 2:
+            self.taken = getattr(self.lock, "locked", bool)()
+            self.second.set()
+        self.lock.__enter__()
+
+    def __exit__(self, *error):
+        self.lock.__exit__(*error)
+
+
 def test_members_side_by_side_run_at_once_but_for_the_step_that_compiles(pixels, uncompiled):
-    """And none runs ahead of the others: three on two threads would else take as long as four."""
+    """And none runs ahead of the others: three on two threads would else take as long as four.
+
+    The first of the 30 steps ends once a second thread waits for it. The others go in pairs, none of which ends before its
+    second has begun; the last is left over.
+    """
     with threads(2):
-        ensemble, inside, most, lead = Ensemble(SOLO[:3], pixels, fused=True), [], [], []
+        ensemble = Ensemble(SOLO[:3], pixels, fused=True)
         real, begun = ensemble.gradient, {id(leaves): 0 for leaves in ensemble.leaves}
+        counting, pair, leads, [phase] = threading.Lock(), threading.Barrier(2), [], ensemble.compiling
+        ensemble.compiling[phase] = watched = Watched(ensemble.compiling[phase])
 
         def gradient(leaves, *args):
-            inside.append(leaves)
-            begun[id(leaves)] += 1
-            lead.append(max(begun.values()) - min(begun.values()))
-            time.sleep(0.01)
-            most.append(len(inside))
-            inside.pop()
+            with counting:
+                step = sum(begun.values())
+                begun[id(leaves)] += 1
+                leads.append(max(begun.values()) - min(begun.values()))
+            if leads[step] > 2:
+                pair.abort()  # else the other thread would wait for one that cannot come
+            elif step == 0:
+                assert watched.second.wait(HANG)
+            elif step < 29:
+                pair.wait(HANG)
             return real(leaves, *args)
 
         ensemble.gradient = gradient
         ensemble.run_epoch()
-    assert len(most) == 30 and most[0] == 1 and max(most) == 2 and max(lead) < 5
+    assert watched.taken and len(leads) == 30 and max(leads) <= 2
 
 
 def test_a_member_side_by_side_that_fails_stops_the_others(pixels, uncompiled):
-    """The error is the member's own, before the others' epoch has ended, and the threads are as they were."""
-    with threads(2):
-        ensemble, begun = Ensemble(SOLO, pixels, fused=True), []
+    """The error is the member's own, no other begins another step, and the threads are as they were.
 
-        real = ensemble.gradient
+    Whatever step another has begun lasts until the failed member's batches are given up.
+    """
+    with threads(2):
+        ensemble, begun, given_up = Ensemble(SOLO, pixels, fused=True), [], threading.Event()
+        real, batches, members = ensemble.gradient, ensemble.batches, {id(p): m for m, p in enumerate(ensemble.leaves)}
+
+        def watched(members):
+            try:
+                yield from batches(members)
+            finally:
+                if members.start == 2:
+                    given_up.set()
 
         def gradient(leaves, *args):
-            begun.append(leaves)
-            time.sleep(0.01)
-            if leaves is ensemble.leaves[2]:
+            begun.append(members[id(leaves)])
+            if begun[-1] == 2:
                 raise ZeroDivisionError("of the method")
+            if begun[-1] > 0:
+                assert given_up.wait(HANG)
             return real(leaves, *args)
 
-        ensemble.gradient = gradient
+        ensemble.gradient, ensemble.batches = gradient, watched
         with pytest.raises(ZeroDivisionError, match="of the method"):
             ensemble.run_epoch()
-        assert torch.get_num_threads() == 2 and 2 < len(begun) < 20  # of 31, were the others to end their epoch
+        assert torch.get_num_threads() == 2 and sorted(begun) == [0, 1, 2]
 
 
-def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels, uncompiled):
+@pytest.mark.numerical
+def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels64, uncompiled):
     for cores in (1, 2):
         with threads(cores):
-            few, all_of_them = (Ensemble(SOLO[:2], pixels, fused=True).run_epoch(steps) for steps in (3, None))
-        assert torch.equal(few, all_of_them[:3]) and len(all_of_them) == 10
+            few, all_of_them = (Ensemble(SOLO[:2], pixels64, fused=True).run_epoch(steps) for steps in (3, None))
+        same(few, all_of_them[:3])
+        assert len(all_of_them) == 10
 
 
-PLAIN_EP = {"ep": {"options": {"beta": 1.0}}}  # at its default of 1/128 the contrast amplifies rounding by as much
-
-
+@pytest.mark.numerical
 @pytest.mark.parametrize("method", METHODS)
-def test_vmap_agrees_with_the_loop(pixels, method):
-    base = tiny(method, penalty_h0=1e-3, **PLAIN_EP.get(method, {}))
-    configs = [base.with_(seed=s, lr=lr) for s, lr in ((1, 1e-3), (2, 2e-3), (3, 1e-3))]
-    for a, b in zip(trained(configs, pixels, driver="loop"), trained(configs, pixels, driver="vmap")):
-        assert apart(a, b) < (1e-4 if method in ("ep", "sb", "cb", "vec") else 1e-5)  # which amplify rounding
+def test_vmap_agrees_with_the_loop(pixels64, method):
+    base = tiny(method, penalty_h0=1e-3, options=SMALL.get(method, {}))
+    configs = [base.with_(seed=s, lr=lr) for s, lr in ((1, 1e-3), (2, 2e-3))]
+    for a, b in zip(trained(configs, pixels64, driver="loop"), trained(configs, pixels64, driver="vmap")):
+        assert apart(a, b) < ROUNDING
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("method, values", [
     ("dfa", [{"rule": "target", "eta": 0.01, "optimizer": "sgd"}, {"rule": "target", "eta": 1.0, "optimizer": "sgd"}]),
     ("dfa", [{"clip": 0.0}, {"clip": 1e-4}]),
@@ -276,28 +335,30 @@ def test_vmap_agrees_with_the_loop(pixels, method):
     ("vec", [{"options": {"freeze_after": 0, "last": 1}}, {"options": {"alpha": 0.3, "tw": 3.0, "fd_step": 0.1}}]),
     ("ep", [{"options": {"beta": 0.1}}, {"options": {"step": 0.2}}]),
 ])  # fmt: skip
-def test_members_of_mixed_values_equal_their_solo_runs(pixels, method, values):
-    configs = [tiny(method, seed=s, **v) for s, v in enumerate(values)]
-    together = trained(configs, pixels)
+def test_members_of_mixed_values_equal_their_solo_runs(pixels64, method, values):
+    small = SMALL.get(method, {})
+    configs = [tiny(method, seed=s, **v | {"options": small | v.get("options", {})}) for s, v in enumerate(values)]
+    together = trained(configs, pixels64)
     for c, found in zip(configs, together):
-        assert all(torch.equal(found[k], v) for k, v in trained([c], pixels)[0].items())
-    default = trained([configs[1].with_(options={}, eta=0.1, clip=0.0)], pixels)[0]
-    assert apart(together[1], default) > 1e-5  # the value has an effect
+        assert apart(found, trained([c], pixels64)[0]) < ROUNDING
+    default = trained([configs[1].with_(options=small, eta=0.1, clip=0.0)], pixels64)[0]
+    assert apart(together[1], default) > 100 * ROUNDING  # the value has an effect
 
 
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("cores, driver, changes", [
     (1, "loop", {"method": "dfa"}), (2, "loop", {"method": "dfa"}), (1, "vmap", {"method": "dfa"}),
-    (2, "loop", {"method": "cb", "options": {"wr": 0.5}, "optimizer": "sgd", "lr": 0.01}),  # Adam amplifies its rounding
+    (2, "loop", {"method": "cb", "options": {"wr": 0.5, "hidden": 16, "layers": 1, "K": 2}}),
 ])  # fmt: skip
-def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels, cores, driver, changes, recwarn):
+def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels64, cores, driver, changes, recwarn, monkeypatch):
     """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own; side by side where there are cores."""
-    configs = [tiny(seed=s, **changes) for s in (1, 2, 3)]
+    configs, compile, made = [tiny(seed=s, depth=1, **changes) for s in (1, 2, 3)], torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: made.append(args) or compile(*args, **kwargs))
     with threads(cores):
-        found = trained(configs, pixels, driver=driver, fused=True)
-    for a, b in zip(found, trained(configs, pixels)):
-        assert apart(a, b) < 1e-4 and not all(torch.equal(a[k], b[k]) for k in b)
-    assert not [w for w in recwarn if "uncompiled" in str(w.message)]
+        found = trained(configs, pixels64, driver=driver, fused=True)
+    for a, b in zip(found, trained(configs, pixels64)):
+        assert apart(a, b) < ROUNDING
+    assert made and not [w for w in recwarn if "uncompiled" in str(w.message)]
 
 
 @pytest.mark.parametrize("rounds", [False, True])
@@ -317,34 +378,45 @@ def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels
     assert {p == "bf16" for p in seen} == {ensemble.onednn} == {rounds if precision == "bf16" else fused and not rounds}
 
 
-def test_onednn_is_found_to_round_where_it_does():
-    """A product that cannot be exact in 8 bits, against the same one in float64."""
+@pytest.mark.numerical
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_onednn_is_found_to_round_where_it_does(default):
+    """Its product is by far the nearest to that in float64 of the operands rounded to 8 bits, or else of them as they are."""
+    onednn_rounds.cache_clear()
     a, b = (torch.randn(128, 128, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
-    exact = a.double() @ b.double()
-    off = ((by_onednn(torch.mm)(a, b) - exact).norm() / exact.norm()).item()
-    assert 1e-4 < off < 1e-2 if onednn_rounds() else off < 1e-6
+    with float64() if default == torch.float64 else nullcontext():
+        onednn_rounds()  # finds the same, and keeps it
+    found, exact, rounded = by_onednn(torch.mm)(a, b), a.double() @ b.double(), a.bfloat16().double() @ b.bfloat16().double()
+    to_exact, to_rounded = (found - exact).norm(), (found - rounded).norm()
+    assert to_rounded < 0.01 * to_exact if onednn_rounds() else to_exact < 0.01 * to_rounded
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("method", ["bp", "dfa", "fa", "sb"])
 def test_bf16_products_move_the_gradient_by_their_rounding_alone(pixels, method):
-    """One part in 256 per factor; weights, their updates and the diagnostics stay float32."""
+    """Float32 has 16 bits more, so that it is so much nearer to float64; autocast leaves bfloat16 between products, too.
+
+    Weights, their updates and the diagnostics stay float32.
+    """
     grads = []
     for precision in ("fp32", "bf16"):
         ensemble = Ensemble([tiny(method, precision=precision)], pixels)
         x, y = next(ensemble.batches())
         state = {k: v[0] for k, v in ensemble.state.items()}
         grads.append(ensemble.gradient(ensemble.leaves[0], ensemble.fixed[0], state, x[0], y[0])[0])
-    full, half = grads
-    off = {k: ((half[k] - v).norm() / v.norm()).item() for k, v in full.items() if v.norm() > 1e-6}
-    assert 1e-4 < max(off.values()) < 0.1 and all(v.dtype == torch.float32 for v in half.values())
+    values = ({k: v.double() for k, v in part.items()} for part in (ensemble.leaves[0], ensemble.fixed[0], state))
+    with float64():
+        exact, _ = Ensemble([tiny(method)], pixels).gradient(*values, x[0].double(), y[0])
+    full, half = (max(((found[k] - v).norm() / v.norm()).item() for k, v in exact.items()) for found in grads)
+    assert 2**8 * full < half < 2**18 * full and all(v.dtype == torch.float32 for v in grads[1].values())
 
 
-def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels, tmp_path, monkeypatch):
+def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels64, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     with pytest.warns(UserWarning, match="torch.compile failed, so training goes on uncompiled"):
-        found = trained([tiny("dfa")], pixels, fused=True)[0]
-    assert apart(found, trained([tiny("dfa")], pixels)[0]) < 1e-5
+        found = trained([tiny("dfa", depth=1)], pixels64, fused=True)[0]
+    assert apart(found, trained([tiny("dfa", depth=1)], pixels64)[0]) < ROUNDING
 
 
 class Eager(Ensemble):
@@ -373,30 +445,30 @@ class Replaying(Ensemble):
 
 
 @pytest.mark.parametrize("method, recordings, changes", [
-    ("bp", 1, {"model": "convnet"}), ("dfa", 1, {"clip": 0.1, "penalty": 1e-2}), ("fa", 1, {"optimizer": "sgd"}),
-    ("ep", 1, {}), ("sb", 1, {}),
-    ("cb", 2, {"options": {"wr": 0.5}}),  # until then DFA's credit alone is heard
-    ("vec", 3, {"options": {"freeze_after": 2, "decay": True}}),  # fitted and heard; heard; neither
+    ("bp", 1, {"model": "convnet", "depth": 3, "model_options": {"channels": 2}}), ("dfa", 1, {"clip": 0.1, "penalty": 1e-2}),
+    ("fa", 1, {"optimizer": "sgd"}), ("ep", 1, {"options": SMALL["ep"]}), ("sb", 1, {"options": SMALL["sb"]}),
+    ("cb", 2, {"options": SMALL["cb"] | {"wr": 0.5}}),  # until then DFA's credit alone is heard
+    ("vec", 3, {"epochs": 3, "options": SMALL["vec"] | {"freeze_after": 1, "decay": True}}),  # fitted, heard, neither
 ])  # fmt: skip
-def test_a_recorded_step_hears_all_that_changes_between_steps(pixels, method, recordings, changes):
+def test_a_recorded_step_hears_all_that_changes_between_steps(pixels64, method, recordings, changes):
     """Learning rate, blend, noise, running statistics and optimiser state of a recording are those of each epoch."""
-    base = tiny(method, epochs=4, **changes)
+    base = tiny(method, **{"depth": 2, "batch_size": 256} | changes)
     configs = [base, base.with_(seed=5, lr=3e-3)]
-    eager, replaying = Ensemble(configs, pixels, driver="vmap"), Replaying(configs, pixels, driver="vmap")
-    assert pixels.n // base.batch_size > EAGER
-    for _ in range(4):
-        assert torch.equal(eager.run_epoch(), replaying.run_epoch())
+    eager, replaying = Ensemble(configs, pixels64, driver="vmap"), Replaying(configs, pixels64, driver="vmap")
+    assert pixels64.n // base.batch_size > EAGER
+    for _ in range(base.epochs):
+        same(replaying.run_epoch(), eager.run_epoch())
     assert replaying.recordings == recordings
     for m in range(2):
-        assert apart(replaying.export(m), eager.export(m)) < 1e-6
+        assert apart(replaying.export(m), eager.export(m)) < ROUNDING
     assert apart(eager.member(0)[0], eager.member(1)[0]) > 1e-3
     replaying.keep([1])  # the others have diverged
-    replaying.configs = [c.with_(epochs=5) for c in replaying.configs]
+    replaying.configs = [c.with_(epochs=c.epochs + 1) for c in replaying.configs]
     replaying.run_epoch()
     assert replaying.recordings == recordings + 1
 
 
-def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels, monkeypatch):
+def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels64, monkeypatch):
     """As a loop over members would have trained it, noise included, although vmap forbids it to look at its numbers."""
 
     class Looks(LocalMethod):
@@ -412,9 +484,9 @@ def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels, monkeypatch):
     monkeypatch.setitem(METHODS, "looks", Looks)
     configs = [tiny("looks", seed=s) for s in (1, 2)]
     with pytest.warns(UserWarning, match="'looks' cannot be batched, so its members train in turn .vmap: "):
-        found = trained(configs, pixels, driver="vmap")
-    for mine, other in zip(found, trained(configs, pixels, driver="loop")):
-        assert apart(mine, other) == 0
+        found = trained(configs, pixels64, driver="vmap")
+    for mine, other in zip(found, trained(configs, pixels64, driver="loop")):
+        assert apart(mine, other) < ROUNDING
 
 
 def exact(self, p, hs, y):
@@ -433,17 +505,17 @@ UNBATCHED = {
 
 
 @pytest.mark.parametrize("kind", UNBATCHED)
-def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels, monkeypatch, kind):
+def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels64, monkeypatch, kind):
     """Batched, or differentiated by torch.func as in long runs, where it can be, and else as it is, with a warning."""
     monkeypatch.setitem(METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": UNBATCHED[kind]}))
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     configs = [tiny("mine", seed=s, epochs=1) for s in (1, 2)]
-    alone = trained(configs, pixels, driver="loop")
+    alone = trained(configs, pixels64, driver="loop")
     with pytest.warns(UserWarning, match="'mine' cannot be batched, so its members train in turn"):
-        found = trained(configs, pixels, driver="vmap")
-    fused = trained(configs, pixels, driver="loop", fused=True)
+        found = trained(configs, pixels64, driver="vmap")
+    fused = trained(configs, pixels64, driver="loop", fused=True)
     for m in range(2):
-        assert apart(found[m], alone[m]) == 0 and apart(fused[m], alone[m]) < 1e-4
+        assert apart(found[m], alone[m]) < ROUNDING and apart(fused[m], alone[m]) < ROUNDING
 
 
 @pytest.mark.parametrize("driver, fused", [("vmap", False), ("loop", True)])
@@ -475,26 +547,31 @@ def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", METHODS)
-def test_cuda_graph_agrees_with_eager_steps(blobs, method, recwarn):
-    options = {"cb": {"options": {"wr": 0.0}}, **PLAIN_EP}.get(method, {})  # of one phase, or `together` is set anew
-    configs, images = [tiny(method, seed=s, **options) for s in (1, 2)], data.Pixels(blobs, "cuda")
+def test_cuda_graph_agrees_with_eager_steps(pixels64, method, recwarn):
+    options = {"cb": {"options": {"wr": 0.0}}}.get(method, {})  # of one phase, or `together` is set anew
+    configs, images = [tiny(method, seed=s, **options) for s in (1, 2)], data.Pixels(pixels64.data, "cuda")
     eager, replaying = Eager(configs, images), Ensemble(configs, images)
     for _ in range(2):
         eager.run_epoch()
         replaying.run_epoch()
     assert not [w for w in recwarn if "eagerly" in str(w.message)]
     for m in range(2):
-        # were kernels chosen differently, rounding alone would move the noisy ones by 1e-3
-        assert apart(replaying.export(m), eager.export(m)) < (1e-2 if method in ("cb", "vec") else 1e-4)
+        assert apart(replaying.export(m), eager.export(m)) < ROUNDING
+
+
+CUDA_RECIPES = [  # with a rate that float32 holds, as that is how the fused optimisers read it there
+    ({"optimizer": "sgd"}, ROUNDING),
+    ({"optimizer": "adamw"}, UNIT32 / (1 - 0.999)),  # which may take 1 - 0.999^step, 0.001 at first, in float32
+]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("cb", "vec")])  # whose noise comes from the device
-def test_cuda_agrees_with_cpu(blobs, pixels, method):
-    cfg = tiny(method, **PLAIN_EP.get(method, {}))
-    cuda = trained([cfg], data.Pixels(blobs, "cuda"))[0]
-    # the fused AdamW takes its bias correction in float32 there, which alone sets weights apart by up to 4e-5
-    assert apart({k: v.cpu() for k, v in cuda.items()}, trained([cfg], pixels)[0]) < 2e-4
+@pytest.mark.parametrize("changes, bound", CUDA_RECIPES, ids=["sgd", "adamw"])
+def test_cuda_agrees_with_cpu(pixels64, method, changes, bound):
+    cfg = tiny(method, lr=2**-10, schedule="constant", **changes)
+    cuda = trained([cfg], data.Pixels(pixels64.data, "cuda"))[0]
+    assert apart({k: v.cpu() for k, v in cuda.items()}, trained([cfg], pixels64)[0]) < bound
 
 
 def test_only_values_may_differ_in_one_ensemble():
@@ -514,4 +591,4 @@ def test_cosine_schedule_per_epoch(pixels):
     for _ in range(4):
         ensemble.run_epoch()
         seen.append(ensemble.lr.item())
-    assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)])
+    assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)], rel=ROUNDING)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -11,30 +12,76 @@ from faeval_core import METHODS, Store, run, runs
 from faeval_core.engines import Processes
 from faeval_core.files import publish_json
 
-
-def publish_for_ever(path):
-    for i in range(10**9):
-        publish_json(path, {"i": i, "body": [i] * 20_000})
+ON_FILES = "mkdir open write flush fsync __exit__ close replace rename unlink rmdir".split()
 
 
-def train(configs, root, home, pause=0.0, die_before=None, count=0):
-    """Train with a checkpoint after each epoch; SIGKILL just before the count-th 'step' or 'replace' (of a file)."""
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_until(path, value, call):
+    """Publish `value`; SIGKILL just before the `call`-th call that it makes on a file or folder, if there are so many."""
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        if event == "c_call" and arg.__name__ in ON_FILES:
+            calls += 1
+            if calls == call:
+                die()
+
+    sys.setprofile(count)
+    publish_json(path, value)
+    sys.setprofile(None)
+
+
+def begin(home):
+    """What a process of these tests needs to know: where the images are, and that every epoch leaves a checkpoint."""
     os.environ["FAEVAL_DATA"] = str(home)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     runs.CHECKPOINT_SECONDS = -1
-    owner, name = {"step": (runs.Ensemble, "step"), "replace": (os, "replace"), None: (time, "sleep")}[die_before]
+
+
+def train(configs, root, home, die_before, count):
+    """Train; SIGKILL just before the count-th 'step' or 'replace' (of a file)."""
+    begin(home)
+    owner, name = {"step": (runs.Ensemble, "step"), "replace": (os, "replace")}[die_before]
     real, calls = getattr(owner, name), []
 
     def counted(*args):
         calls.append(args)
         if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return real(*args)
 
     setattr(owner, name, counted)
-    epoch = runs.Ensemble.run_epoch
-    runs.Ensemble.run_epoch = lambda self: (time.sleep(pause), epoch(self))[1]
     run(configs, Store(root), progress=False)
+
+
+def race(configs, root, home, both, begun):
+    """Train, asking for the first lock of a run when all racers do; append a line to the file `begun` for each epoch."""
+    begin(home)
+    epoch, lock, asked = runs.Ensemble.run_epoch, Store.lock, []
+
+    def noted(self):
+        with open(begun, "a", encoding="utf-8") as f:
+            f.write(f"{self.epoch} of {sorted(c.seed for c in self.configs)}\n")
+        return epoch(self)
+
+    def together(self, name, wait=True):
+        if name != "datasets" and not asked:
+            asked.append(name)
+            both.wait()
+        return lock(self, name, wait)
+
+    runs.Ensemble.run_epoch, Store.lock = noted, together
+    run(configs, Store(root), progress=False)
+
+
+def dask_setup(worker):
+    """Loaded by a worker in a job of Slurm, whose number is $JOB: the first two die, with all their processes, in training."""
+    if int(os.environ["JOB"]) <= 2:
+        runs.Ensemble.run_epoch = lambda self: os.killpg(0, signal.SIGKILL)
 
 
 class Fragile(METHODS["dfa"]):
@@ -48,13 +95,22 @@ class Fragile(METHODS["dfa"]):
         return super().init_state(cfg, generator)
 
 
-def slow_worker(home):
-    """Start of a worker whose epochs take their time, with a checkpoint after each."""
-    os.environ["FAEVAL_DATA"] = str(home)
-    torch.set_num_threads(1)
-    runs.CHECKPOINT_SECONDS = -1
+def mortal_worker(home):
+    """Start of a worker that dies before its second epoch, of which it leaves the checkpoint of the first."""
+    begin(home)
     epoch = runs.Ensemble.run_epoch
-    runs.Ensemble.run_epoch = lambda self: (time.sleep(0.2), epoch(self))[1]
+    runs.Ensemble.run_epoch = lambda self: die() if self.epoch else epoch(self)
+
+
+def one_thread(workers):
+    """Start of a worker with a thread, however many cores there are."""
+    torch.set_num_threads(1)
+
+
+def wait_for(path):
+    """Wait until a file exists."""
+    while not path.exists():
+        time.sleep(0.01)
 
 
 def hold(lock):

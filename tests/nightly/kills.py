@@ -54,7 +54,7 @@ def trainer(configs, root, home, limit):
     """A process that trains with a checkpoint after each epoch; `limit` bytes are the most that it can write into one file."""
     warnings.simplefilter("ignore")
     if limit:
-        sys.stderr = open(os.devnull, "w")  # for the traceback that is due
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # for the traceback that is due
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails with EFBIG, as it does with ENOSPC
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     victims.train(configs, root, home)
