@@ -109,11 +109,11 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
         waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)
-        faulty = _preflight(dict.fromkeys(c for wave in waves for c in wave), device, executor)
-        failed += faulty.items()
+        if executor is None:  # else each worker tries what it is to train, as a rule may end the process that tries it
+            _preflight(dict.fromkeys(c for wave in waves for c in wave), device)
         for wave in waves:
             # what is asked for itself trains to its end before what starts from it
-            whole = {c: {*e, c.epochs} if e and c in asked else e for c, e in wave.items() if c not in faulty}
+            whole = {c: {*e, c.epochs} if e and c in asked else e for c, e in wave.items()}
             wanted = {c: tuple(sorted(e)) for c, e in whole.items() if _lacking(c, e, store) and _can_start(c, store)}
             failed += _train_wave(wanted, store, device, progress, executor, workers)
         if failed:
@@ -123,12 +123,11 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
     return [found[c.id] for c in configs]
 
 
-def _preflight(configs, device, executor) -> dict:
-    """Config -> RuleError of runs whose rule has a fault that shows before training; without an executor, it is raised."""
-    faulty = preflight.faults(configs, "cpu" if executor else resolve_device(device))
-    if faulty and executor is None:
-        raise next(iter(faulty.values()))
-    return {c: e for c, e in faulty.items() if isinstance(e, RuleError)}  # all else may be the fault of one run alone
+def _preflight(configs, device, kind=Exception) -> None:
+    """Raise the first error of a `kind` that a rule makes on the initial net, before any training."""
+    for error in preflight.faults(configs, resolve_device(device)).values():
+        if isinstance(error, kind):
+            raise error
 
 
 def _usable(configs, store) -> set[str]:
@@ -303,6 +302,7 @@ def train_ensemble(configs, epochs, parcel, root, device="auto", progress=False,
         if needed:
             images = data.load(needed[0].dataset)
             store.check_dataset(images)
+            _preflight(needed, device, RuleError)  # all else may be the fault of one run, and shows in its training
             with _memory_named(needed):
                 _train_group(needed, data.Pixels(images, resolve_device(device)), store, progress, epochs)
     return [c for c in configs if c not in mine]

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .config import RunConfig
-from .files import UNREADABLE, digest, explained, publish_json, publish_tensors, read_tensors
+from .files import UNREADABLE, digest, explained, publish_json, publish_tensors, read_json, read_tensors
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
@@ -213,14 +213,11 @@ class Store:
         """What a file at the root says, {} where there is none. Raises StoreFault, which names a damaged one."""
         path = self.root / name
         try:
-            found = json.loads(path.read_bytes())
+            return read_json(path)
         except FileNotFoundError:
             return {}
-        except UNREADABLE as e:
-            raise StoreFault(f"{path} is damaged ({e}); restore it, as from version control") from e
-        if not isinstance(found, dict):
-            raise StoreFault(f"{path} is damaged (it is no table of names); restore it, as from version control")
-        return found
+        except ValueError as e:
+            raise StoreFault(str(e)) from e
 
     def _datasets(self) -> dict:
         return self._json("datasets.json")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
 from faeval_core.__main__ import ASCII, FIELDS, main, prepare_streams
 from faeval_core.audit import audit
+from faeval_core.costs import cost_flops
 from faeval_core.files import publish_json
 
 TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
@@ -32,7 +33,7 @@ def here(tmp_path, monkeypatch):
 
 
 def study_file(store, notebook, configs):
-    rows = [{"id": c.id, "label": c.method, "status": "not run", "flops": 9e9, "config": c.to_dict()} for c in configs]
+    rows = [{"id": c.id, "label": c.method, "status": "not run", "flops": cost_flops(c), "config": c.to_dict()} for c in configs]
     publish_json(store.root / "studies" / f"{notebook}.json", {"notebook": notebook, "runs": rows, "outputs": []})
 
 
@@ -294,7 +295,7 @@ def test_an_edited_rule_trains(tmp_path, capsys):
 
 def test_a_run_that_is_named_twice_is_refused(capsys):
     assert main(["run", "--method", "bp", "--seeds", "1,1", *TINY]) == 2
-    assert "(seed 1) 2 times; one run must not count as several" in capsys.readouterr().err
+    assert "--seeds names one of 1,1 twice; each counts once" in capsys.readouterr().err
 
 
 def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():

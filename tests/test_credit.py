@@ -88,7 +88,7 @@ def test_structured_feedback_of_the_true_weights_is_bp(batch, name, monkeypatch)
     method, model, p, s, hs, logits, exact = shallow(name, batch)
     weights = {f"{k}.feedback": p[f"{k}.weight"] for k in method.weights(p)}
     assert len(weights) == 2 * model.depth and error(method.credit(p, s, hs, logits, batch[1]), exact) > 1e-3
-    monkeypatch.setattr(method, "feedback", lambda p, s: weights)
+    monkeypatch.setattr(type(method), "feedback", lambda self, p, s: weights)
     assert error(method.credit(p, s, hs, logits, batch[1]), exact) < ROUNDING
 
 
@@ -192,7 +192,7 @@ def test_what_credit_and_fit_share_is_made_once_a_step(batch, monkeypatch):
     monkeypatch.setattr(type(method), "net", lambda *a, **k: made.append(1) or net(*a, **k))
     once = gradient(method, p, s, *batch)
     assert len(made) == 1
-    monkeypatch.setattr(method, "common", lambda *a: {})
+    monkeypatch.setattr(type(method), "common", lambda *a: {})
     twice = gradient(method, p, s, *batch)
     assert len(made) == 3
     assert gap(twice, {k: v for k, v in once.items() if v.any()}) < ROUNDING
@@ -205,7 +205,7 @@ def test_vector_fields_loss_vanishes_at_its_own_target(batch, target, monkeypatc
     candidates = {"fd": exact, "zero": [torch.zeros_like(a) for a in exact]}
     losses = {}
     for name, field in candidates.items():
-        monkeypatch.setattr(method, "learned", lambda *a, field=field: field)
+        monkeypatch.setattr(type(method), "learned", lambda *a, field=field: field)
         losses[name] = float(method.auxiliary(p, s, hs, logits, batch[1])[0])
     error = 10 * 1e-4**2  # of a central difference, relative, as measured above
     assert losses.get(target, 0) < 4 * error**2 and all(v > 0.1 for k, v in losses.items() if k != target)
@@ -242,7 +242,7 @@ def test_credit_bridge_with_the_exact_value_is_the_exact_costate(monkeypatch):
         return torch.stack(out)
 
     p0 = p
-    monkeypatch.setattr(method, "values", value)
+    monkeypatch.setattr(type(method), "values", staticmethod(value))
     assert error(method.learned(p, s, hs, logits, y), costate) < ROUNDING
     s["noise"] = torch.tensor(0.0, dtype=torch.float64)
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
@@ -254,7 +254,7 @@ def test_soft_minimum_by_hand(batch, monkeypatch):
     """-λ log mean_k exp(-V_k / λ): between the minimum and the mean of the copies' values, and equal values pass unchanged."""
     method, model, p, s, hs, logits, _ = shallow("cb", batch, options={"tgw": 0.0, "K": 2, "temperature": 0.5})
     copies = iter([torch.tensor([[1.0] * 32 + [3.0] * 32] * 3).double(), torch.zeros(4, 32).double()])
-    monkeypatch.setattr(method, "values", lambda *a: next(copies))
+    monkeypatch.setattr(type(method), "values", lambda *a: next(copies))
     target = -0.5 * math.log((math.exp(-1 / 0.5) + math.exp(-3 / 0.5)) / 2)
     terminal = F.cross_entropy(logits, batch[1], reduction="none").pow(2).mean()
     found, moved = method.auxiliary(p, s, hs, logits, batch[1])
@@ -275,7 +275,7 @@ def test_state_bridge_on_a_linear_system_is_exact(monkeypatch, skip):
     method, model, p, s, hs, logits, y, costate = toy("sb", skip=skip)
     unit = hs[-1].square().mean().sqrt()
     flow = lambda p0, hs, code: [(model.states(p, h, l)[-1] - skip * h) / unit for l, h in enumerate(hs)]  # noqa: E731
-    monkeypatch.setattr(method, "net", flow)
+    monkeypatch.setattr(type(method), "net", staticmethod(flow))
     assert error(method.learned(p, s, hs, logits, y), costate) < ROUNDING
     assert float(method.auxiliary(p, s, hs, logits, y)[0]) < 1e-20
 

@@ -65,14 +65,16 @@ def test_gamma_levels_by_hand(pixels):
         assert found["credit_rms"] == pytest.approx([np.sqrt(np.mean((e @ m) ** 2)) for m in b], rel=ROUNDING)
 
 
-def test_gamma_of_the_exact_credit_is_one(pixels):
+def test_gamma_of_the_exact_credit_is_one(pixels, monkeypatch):
     for changes in MODELS:
         method, model, p, s = member(tiny("bp", **changes))
         x, y = probe(pixels)
         credit = method.credit(p, s, *diag.gradients(method, p, x, y)[:2], y)
         for sign in (1, -1):
-            method.credit = lambda *a, credit=[sign * a for a in credit]: credit
-            found = diag.alignment(method, p, s, y, *diag.gradients(method, p, x, y))
+            signed = [sign * a for a in credit]
+            with monkeypatch.context() as patch:
+                patch.setattr(type(method), "credit", lambda *a, credit=signed: credit)
+                found = diag.alignment(method, p, s, y, *diag.gradients(method, p, x, y))
             assert found["gamma"] == pytest.approx([sign] * 4, abs=ROUNDING)
 
 

@@ -30,7 +30,7 @@ def test_all_else_is_neither(text):
 
 
 @settings(deadline=None)
-@given(st.floats())
+@given(st.floats(allow_subnormal=False))
 def test_seconds_to_wait(seconds):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAEVAL_WAIT", repr(seconds))

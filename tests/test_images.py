@@ -631,5 +631,5 @@ def test_without_a_home_folder_the_variable_is_named(monkeypatch):
     monkeypatch.setattr("pathlib.Path.expanduser", fail)
     for value in ("", None):
         monkeypatch.setenv("FAEVAL_DATA", value) if value is not None else monkeypatch.delenv("FAEVAL_DATA")
-        with pytest.raises(ValueError, match="no home folder .*set FAEVAL_DATA"):
+        with pytest.raises(ValueError, match="home folder.*set HOME, and FAEVAL_DATA"):
             data.data_home()

@@ -144,8 +144,9 @@ def test_bounds_that_say_nothing_are_refused(tmp_path):
         study.claim("more", "more", [1.0], above=0)
 
 
-SEEDS = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
-BOUNDS = st.tuples(st.sampled_from(["above", "below"]), st.floats(-5, 5), st.floats(0, 3))
+SEEDS = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=2, max_size=6)
+SIDES = st.sampled_from(["above", "below"])
+BOUNDS = st.tuples(SIDES, st.floats(-5, 5, allow_subnormal=False), st.floats(0, 3, allow_subnormal=False))
 
 
 @DRAWN
@@ -260,14 +261,14 @@ def test_what_counts_as_reproduced(metric, ours, value, within, verdict):
     assert tables.answer(metric, ours, value, within)[0] == verdict
 
 
-NUMBER = st.floats(0.05, 20).map(lambda v: float(f"{v:.3g}"))
+NUMBER = st.floats(0.05, 20, allow_subnormal=False).map(lambda v: float(f"{v:.3g}"))
 
 
-SD = st.floats(1e-6, 1)
+SD = st.floats(1e-6, 1, allow_subnormal=False)
 
 
 @DRAWN
-@given(NUMBER, st.floats(0.5, 2), SD, SD, st.sampled_from(["gamma", "test_acc", "nudge", "h_norm"]))
+@given(NUMBER, st.floats(0.5, 2, allow_subnormal=False), SD, SD, st.sampled_from(["gamma", "test_acc", "nudge", "h_norm"]))
 def test_the_four_answers_are_apart_by_their_definition(value, ratio, ours_sd, sd, metric):
     """For means of three seeds on either side: two standard errors first, then the tolerance; precision never hurts."""
     ours = value * ratio
