@@ -44,7 +44,7 @@ def serial(configs, tmp_path_factory):
 
 @pytest.mark.parametrize("engine", ["processes:2", "dask:2"])
 def test_engines_agree(engine, configs, serial, store, monkeypatch):
-    monkeypatch.setattr(engines, "_share_cores", victims.one_thread)  # where each process may have more than one core
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # so that each of two processes has one thread
     if engine.startswith("dask"):
         pytest.importorskip("distributed")
     with opened(engine) as (executor, workers):
@@ -329,7 +329,8 @@ def test_two_schedulers_on_one_store_do_no_work_twice(store, configs, serial, mo
     monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.extend((c.id, self.epoch) for c in self.configs) or real(self))
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda order: run(order, store, progress=False), (configs, configs[::-1])))
-    assert len(begun) == len(set(begun)) == 2 * (len(configs) + 1)
+    upstream = 1  # the run that two start from is trained as far as they want it
+    assert len(begun) == len(set(begun)) == 2 * len(configs) + upstream
     for records in (found[0], found[1][::-1]):
         assert [r.config for r in records] == [r.config for r in serial] and {r.status for r in records} == {"complete"}
 
