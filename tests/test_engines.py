@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import victims
-from conftest import HANG, tiny
+from conftest import tiny
 from filelock import FileLock, Timeout
 from test_store import PROCESSES
+from victims import HANG
 
 from faeval_core import METHODS, Store, engines, run, runs
 from faeval_core.costs import cost_flops
@@ -87,7 +88,7 @@ def test_workers_end_with_their_parent(tmp_path, forked):
     parent.start()
     wait_until_held(lock)
     parent.kill()
-    FileLock(lock).acquire(timeout=20)
+    FileLock(lock).acquire(timeout=HANG)
 
 
 def test_an_interrupt_ends_workers_and_drops_what_is_queued(tmp_path, forked):

@@ -14,9 +14,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 import victims
-from conftest import HANG, tiny
+from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from victims import HANG
 
 from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs
 from faeval_core import store as store_module

@@ -8,9 +8,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HANG, ROUNDING, SMALL, UNIT32, apart, float64, same, tiny
+from conftest import ROUNDING, SMALL, UNIT32, apart, float64, same, tiny
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from victims import HANG
 
 from faeval_core import METHODS, LocalMethod, data
 from faeval_core.execution import EAGER, by_onednn, onednn_rounds, prepare, replayed, threads

@@ -13,6 +13,7 @@ from faeval_core.engines import Processes
 from faeval_core.files import publish_json
 
 ON_FILES = "mkdir open write flush fsync __exit__ close replace rename unlink rmdir".split()
+HANG = 600  # seconds after which a test that waits for an event, which always comes, gives up
 
 
 def die():
@@ -111,7 +112,7 @@ def wait_for(path):
 def hold(lock):
     """Keep a lock, which the system takes back when this process ends, for longer than any test waits."""
     with FileLock(lock):
-        time.sleep(40)
+        time.sleep(2 * HANG)
 
 
 def parent_of_one_that_holds(lock):
