@@ -18,7 +18,6 @@ from faeval_core import RunConfig, Store, data, diagnostics
 from faeval_core.config import stream
 from faeval_core.training import build, initial, noise
 
-
 # Tests on drawn cases draw the same ones each time and everywhere, and none of them fails for its time.
 WITHOUT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("everywhere", deadline=None, derandomize=True, database=None, suppress_health_check=WITHOUT)
