@@ -1,13 +1,14 @@
 """Runs: find the records of a list of configs, train what is missing as ensembles, survive interruption."""
 
 import os
+import pickle
 import platform
 import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 
 import torch
@@ -106,6 +107,8 @@ def run(configs, store=None, *, train=True, device="auto", progress=True, execut
         environment.check_threads()
         for c in missing:
             check_code(c)
+        if not isinstance(executor, ThreadPoolExecutor | None):
+            pickle.dumps(Parcel(missing))  # what cannot be sent is told before anything is
         usable = _usable(missing, store)
         missing, failed = [c for c in missing if c.dataset in usable], []
         waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASE, TRAINING, DIAG = "methods/base.py", "training.py", "diagnostics.py"
 METHODS = "test_methods.py"
+STORED, MADE_BY = "test_store.py::test_", "test_runs.py::test_the_commit_is_that_of_the_checkout_the_package_is_part_of"
 OWN, RULES, IDENTITY = "owncode.py", "test_owncode.py::test_", "test_identity.py::test_"
 EDIT, DEFAULT = RULES + "an_edit_of_anything_a_rule_uses_is_another_rule", IDENTITY + "a_changed_default_gets"
 DEFAULT += "_a_new_id_and_old_records_keep_theirs"
@@ -261,15 +262,22 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "seed-twice": ("study.py", "if not found or len(set(found)) < len(found):", "if not found:",
                      IDENTITY + "seeds_are_whole_numbers_each_of_them_once"),
     "run-twice": ("runs.py", "if times > 1:", "if times > 2:", IDENTITY + "run_names_what_it_cannot_run"),
-    "record-replaced": ("store.py", "            self._read(path, record.config)", "            pass", "test_store.py"),
-    "newer-is-damaged": ("store.py", 'raise RecordRefused(f"this version', 'raise ValueError(f"this version', "test_store.py"),
-    "other-images": ("store.py", "if made_on and here and made_on != here:", "if False:", "test_store.py"),
-    "left-out-silently": ("store.py", "        if left:", "        if not left:", "test_store.py"),
-    "header-unread": ("store.py", 'if _checksum(told) != meta.get("header"):', "if False:", "test_store.py"),
-    "snapshot-read-again": ("store.py", "_stamp(path) in _WHOLE or ", "", "test_store.py"),
-    "images-hashed-again": ("data.py", "    @cached_property", "    @property", "test_store.py"),
-    "hook-names-the-tree": ("provenance.py", 'if not k.startswith("GIT_")', "if k", "test_runs.py"),
-    "commit-of-others": ("provenance.py", "if tracked is None or _read() != LOADED:", "if tracked is None:", "test_runs.py"),
+    "record-replaced": ("store.py", "            self._read(path, record.config)", "            pass",
+                     STORED + "a_record_of_something_else_is_neither_used_nor_replaced"),
+    "newer-is-damaged": ("store.py", 'raise RecordRefused(f"this version', 'raise ValueError(f"this version',
+                     STORED + "a_record_of_something_else_is_neither_used_nor_replaced"),
+    "other-images": ("store.py", "if made_on and here and made_on != here:", "if False:",
+                     STORED + "a_record_of_something_else_is_neither_used_nor_replaced"),
+    "left-out-silently": ("store.py", "        if left:", "        if not left:",
+                     STORED + "a_damaged_record_is_recomputed_with_a_warning"),
+    "header-unread": ("store.py", 'if _checksum(told) != meta.get("header"):', "if False:",
+                     STORED + "no_bit_of_a_checkpoint_flips_unseen"),
+    "snapshot-read-again": ("store.py", "_stamp(path) in _WHOLE or ", "",
+                     STORED + "images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for"),
+    "images-hashed-again": ("data.py", "    @cached_property", "    @property",
+                     STORED + "images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for"),
+    "hook-names-the-tree": ("provenance.py", 'if not k.startswith("GIT_")', "if k", MADE_BY),
+    "commit-of-others": ("provenance.py", "if tracked is None or _read() != LOADED:", "if tracked is None:", MADE_BY),
     "rate-off-by-a-millionth": (TRAINING, "= c.lr * rate", "= c.lr * rate * (1 + 1e-6)", SCRIPT),
     "credit-off-by-a-millionth": (BASE, "return sum(inner(f, a) for f, a in pairs)",
                                   "return (1 + 1e-6) * sum(inner(f, a) for f, a in pairs)", METHODS),

@@ -23,7 +23,6 @@ from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
 from faeval_core.owncode import Walk, code_digest
 from faeval_core.parcel import Parcel
-from faeval_core.runs import RunsFailed
 
 COUNT = itertools.count()
 
@@ -458,11 +457,10 @@ def test_a_rule_that_cannot_be_sent_says_why(store, monkeypatch):
         match="Rule cannot be sent to a worker by value: cloudpickle is not installed.*put it into a file",
     ):
         pickle.dumps(Parcel([tiny("signed")]))
-    with (
-        ProcessPoolExecutor(1, PROCESSES) as pool,
-        pytest.raises(RunsFailed, match="pip install cloudpickle"),
-    ):
-        run([tiny("signed")], store, progress=False, executor=pool)
+    with ProcessPoolExecutor(1, PROCESSES) as pool:
+        with pytest.raises(ValueError, match="pip install cloudpickle"):
+            run([tiny("signed"), tiny("bp")], store, progress=False, executor=pool)
+    assert not list(store.root.glob("records/*"))  # nothing is trained before it is told
     monkeypatch.undo()
     locked = defined(SIGNED.format(sign="__import__('threading').Lock()"), name="__main__")
     register(locked)
