@@ -8,7 +8,6 @@ name of its own. Files live in $FAEVAL_DATA (default ~/.cache/faeval).
 import json
 import os
 import re
-import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,7 +20,7 @@ from . import arrays, images, synthetic, trees
 from .config import check_known, stream, suggest
 from .diagnostics import BATCH, STABILITY_BATCHES
 from .environment import expanded
-from .files import UNREADABLE, digest, publish_tensors, read_json, read_tensors
+from .files import UNREADABLE, check_writable, digest, publish_tensors, read_json, read_tensors
 
 CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TORCHVISION = {  # name -> (torchvision class, mean, std)
@@ -102,7 +101,7 @@ def _torchvision(name: str) -> Dataset:
 
 
 def _cached(name: str) -> Dataset:
-    path = data_home() / f"{name}.safetensors"
+    path = _file_of(name)
     try:
         tensors, meta = read_tensors(path)
         data = Dataset(name, **tensors, **{k: tuple(v) for k, v in meta["fields"].items()})
@@ -118,7 +117,7 @@ def kept_shape(name: str) -> tuple[tuple, int] | None:
     if name_fault(name):
         return None
     try:
-        with safe_open(data_home() / f"{name}.safetensors", "pt") as kept:
+        with safe_open(_file_of(name), "pt") as kept:
             count, *shape = kept.get_slice("train_x").get_shape()
     except (SafetensorError, OSError):  # not here, or damaged, as `load` says
         return None
@@ -196,7 +195,10 @@ def register_images(name: str, source, mean=None, std=None, size=None, progress=
     tree = trees.find_tree(source, found)
     classes, splits = tree.classes("train"), [split for split, *_ in tree.rows]
     notes = _size_notes(name, "images", splits.count("train"), splits.count("test"), classes)
-    _check_home(name)
+    try:
+        check_writable(_file_of(name))  # before the work of decoding
+    except OSError as e:
+        raise _unwritable(name, e) from e
     tensors, done = images.read(source, found, tree, size, progress)
     mean, std = images.measured(tensors["train_x"])
     if given and len(given[0]) != len(mean):
@@ -261,31 +263,25 @@ def register_arrays(name: str, X, y, X_test, y_test) -> Dataset:
     return _keep(Dataset(name, **tensors, classes=classes, **UNSCALED, notes=tuple(notes)))
 
 
-def _check_home(name) -> None:
-    """Raise OSError, before any work, where a dataset could not be kept."""
-    home = data_home()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=home).close()
-    except OSError as e:
-        raise _unwritable(name, home, e) from e
+def _file_of(name: str) -> Path:
+    """The file that a dataset is kept in."""
+    return data_home() / f"{name}.safetensors"
 
 
-def _unwritable(name, path, e) -> OSError:
-    told = f"dataset {name!r} is not kept: {path} cannot be written ({e.strerror or e})"
-    return OSError(f"{told}; make room or give leave there, or set FAEVAL_DATA to another folder")
+def _unwritable(name, e) -> OSError:
+    told = f"dataset {name!r} is not kept: {_file_of(name)} cannot be written ({e.strerror or e})"
+    return OSError(f"{told}; or set FAEVAL_DATA to another folder")
 
 
 def _keep(data: Dataset) -> Dataset:
     """Write a dataset into $FAEVAL_DATA, whole or not at all, and say in a warning what was done."""
-    path = data_home() / f"{data.name}.safetensors"
     parts = ("train_x", "train_y", "test_x", "test_y")
     tensors = {k: getattr(data, k).contiguous() for k in parts}
     fields = {k: getattr(data, k) for k in ("classes", "mean", "std", "notes")}
     try:
-        publish_tensors(path, tensors, {"fields": fields, "fingerprint": data.fingerprint})
+        publish_tensors(_file_of(data.name), tensors, {"fields": fields, "fingerprint": data.fingerprint})
     except OSError as e:
-        raise _unwritable(data.name, path, e) from e
+        raise _unwritable(data.name, e) from e
     load.cache_clear()
     if data.notes:
         warnings.warn(f"dataset {data.name!r}: {'; '.join(data.notes)}", stacklevel=3)
