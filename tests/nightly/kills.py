@@ -6,7 +6,7 @@
 
 Each round takes an empty store and one to three processes that train the same few runs into it, all rules in turn, a run that
 starts from another's snapshot and one that diverges among them. Each process is killed by SIGKILL at a random moment and
-replaced, until a last one is let to the end; in every fourth round the files that a process may write are limited to a random
+replaced, until a last one is let to the end; in every fourth round some are not killed but may write no file above a random
 size, as on a full disk. Then the store must hold the records of an uninterrupted run, bit for bit, and nothing else but whole
 files. Exits 1 where anything differs.
 """
@@ -57,7 +57,8 @@ def trainer(configs, root, home, limit):
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # for the traceback that is due
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails with EFBIG, as it does with ENOSPC
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    victims.train(configs, root, home)
+    victims.begin(home)
+    run(configs, Store(root), progress=False)
 
 
 def one_round(draw, configs, root, home, full) -> tuple[int, int]:
@@ -65,18 +66,21 @@ def one_round(draw, configs, root, home, full) -> tuple[int, int]:
     kills = stopped = 0
     racers = draw.randint(1, 3)
     for _ in range(draw.randint(2, 5)):
-        limit = draw.choice([0, draw.randint(100, 60_000)]) if full else 0
-        arguments = [(draw.sample(configs, len(configs)), root, home, limit) for _ in range(racers)]
+        limits = [draw.choice([0, draw.randint(100, 20_000)]) if full else 0 for _ in range(racers)]
+        arguments = [(draw.sample(configs, len(configs)), root, home, limit) for limit in limits]
         processes = [PROCESSES.Process(target=trainer, args=a) for a in arguments]
         for process in processes:
             process.start()
-        due = sorted((time.monotonic() + draw.expovariate(1 / draw.choice([0.05, 0.3, 1.0])), i) for i in range(racers))
-        for moment, i in due:
-            connection.wait([processes[i].sentinel], timeout=max(0, moment - time.monotonic()))
-            processes[i].kill()
-            processes[i].join()
-            kills += processes[i].exitcode == -signal.SIGKILL
-            stopped += processes[i].exitcode > 0
+        waits = [draw.expovariate(1 / draw.choice([0.05, 0.3, 1.0])) for _ in processes]
+        began = time.monotonic()
+        for wait, process, (*_, limit) in sorted(zip(waits, processes, arguments), key=lambda row: row[0]):
+            if not limit:  # on a full disk it ends by itself
+                connection.wait([process.sentinel], timeout=max(0, began + wait - time.monotonic()))
+                process.kill()
+        for process in processes:
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+            stopped += process.exitcode > 0
     last = PROCESSES.Process(target=trainer, args=(configs, root, home, 0))
     last.start()
     last.join()
