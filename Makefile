@@ -28,6 +28,7 @@ reproduce: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check faeval_core tests $(wildcard benchmarks)
+	$(BIN)/ruff format --check --quiet faeval_core tests $(wildcard benchmarks)
 
 test: lint
 	$(ALONE) $(BIN)/python -m pytest $(SHARED) --ignore tests/test_engines.py tests

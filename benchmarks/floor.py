@@ -1,13 +1,16 @@
-"""The floor of a training step: what its matrix products and one pass over the optimiser's state cost on this machine, alone.
+"""The floor of a training step: what its matrix products and one pass over the optimiser's state
+cost on this machine, alone.
 
-What it measures: every distinct matrix product of a step of faeval, each timed by itself at its own shape and layout, plus one
-pass over the trained parameters and their AdamW state (read p, g, m, v; write p, m, v: seven floats each) at streaming bandwidth.
-The products are recorded from a step as it runs; one that multiplies the same values again is left out, as a perfect step would.
-They are repeated in their order, every one on operands of its own, and the state pass follows each member's products: a full
-step's worth of memory passes through the caches between two uses of an operand, as in training, so that they do not flatter the
-floor. Results go to buffers that all reuse. Bandwidth is the better of a copy (one float read, one written) and an in-place sum
-(two read, one written). Members that train side by side have their products and passes timed so, too: the time of a step is the
-mean of `workers` threads. On CUDA the products are captured as one graph, and timed as a whole.
+What it measures: every distinct matrix product of a step of faeval, each timed by itself at its own
+shape and layout, plus one pass over the trained parameters and their AdamW state (read p, g, m, v;
+write p, m, v: seven floats each) at streaming bandwidth. The products are recorded from a step as
+it runs; one that multiplies the same values again is left out, as a perfect step would. They are
+repeated in their order, every one on operands of its own, and the state pass follows each member's
+products: a full step's worth of memory passes through the caches between two uses of an operand, as
+in training, so that they do not flatter the floor. Results go to buffers that all reuse. Bandwidth
+is the better of a copy (one float read, one written) and an in-place sum (two read, one written).
+Members that train side by side have their products and passes timed so, too: the time of a step is
+the mean of `workers` threads. On CUDA the products are captured as one graph, and timed as a whole.
 """
 
 import hashlib
@@ -31,7 +34,9 @@ PASSES = ("copy", "inplace")  # over the optimiser's state
 
 
 class Recorder(TorchDispatchMode):
-    """Collects pairs of operands of the distinct products of a step: a list of them for what precedes each member's update."""
+    """Collects pairs of operands of the distinct products of a step: a list of them for what
+    precedes each member's update.
+    """
 
     def __init__(self):
         super().__init__()
@@ -50,17 +55,26 @@ class Recorder(TorchDispatchMode):
     def own(self, t):
         """A copy of an operand, one for all that hold the same values in the same layout."""
         t = t.detach()
-        key = t.shape, t.stride(), hashlib.sha256(t.contiguous().view(-1).view(torch.uint8).cpu().numpy()).digest()
+        key = (
+            t.shape,
+            t.stride(),
+            hashlib.sha256(t.contiguous().view(-1).view(torch.uint8).cpu().numpy()).digest(),
+        )
         if key not in self.operands:
-            small = t[tuple(slice(None if s else 1) for s in t.stride())]  # what an expanded tensor holds
-            copied = torch.empty_strided(small.shape, small.stride(), dtype=t.dtype, device=t.device).copy_(small)
+            # what an expanded tensor holds
+            small = t[tuple(slice(None if s else 1) for s in t.stride())]
+            copied = torch.empty_strided(
+                small.shape, small.stride(), dtype=t.dtype, device=t.device
+            ).copy_(small)
             self.operands[key] = copied.expand(t.shape)
         return self.operands[key]
 
 
 class Floor:
     def __init__(self, ensemble, workers=1):
-        """Of an uncompiled ensemble, which is trained by one step, for members on so many threads."""
+        """Of an uncompiled ensemble, which is trained by one step, for members on so many
+        threads.
+        """
         x, y = next(ensemble.batches())
         with Recorder() as recorder:
             ensemble.step(x, y)
@@ -69,8 +83,14 @@ class Floor:
         self.trained = sum(ensemble.params[k][0].numel() for k in ensemble.trained)
         self.workers, self.scratch, self.graphs = workers, defaultdict(dict), {}
         self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-        self.calls = [[(self.kind(*pair), self.product(*pair)) for pair in member] for member in recorder.calls[:-1]]
-        self.state = [[torch.randn(self.trained, device=self.device) for _ in "pgmv"] for _ in range(self.members)]
+        self.calls = [
+            [(self.kind(*pair), self.product(*pair)) for pair in member]
+            for member in recorder.calls[:-1]
+        ]
+        self.state = [
+            [torch.randn(self.trained, device=self.device) for _ in "pgmv"]
+            for _ in range(self.members)
+        ]
 
     def kind(self, a, b):
         return "x".join(map(str, (*a.shape, b.shape[-1])))
@@ -95,17 +115,25 @@ class Floor:
         p.add_(g, alpha=1e-9), v.add_(m, alpha=1e-9)
 
     def time(self, steps):
-        """Mean over `steps` repetitions: milliseconds per step of all members, by part, and bandwidth in GB/s."""
+        """Mean over `steps` repetitions: milliseconds per step of all members, by part, and
+        bandwidth in GB/s.
+        """
         timed = self.time_cuda if self.device.type == "cuda" else self.time_cpu
         totals = (by_onednn(timed) if self.onednn else timed)(steps)
         ms = {k: v / steps * 1e3 for k, v in totals.items()}
         copy, inplace = ms.pop("copy"), ms.pop("inplace")
-        floats = 4e-6 * self.trained * self.members  # one float per parameter, in MB: over ms, it is GB/s
+        # one float per parameter, in MB: over ms, it is GB/s
+        floats = 4e-6 * self.trained * self.members
         gemm, state = sum(ms.values()), min(copy * 7 / 4, inplace * 7 / 6)
         return {
-            "floor_ms": gemm + state, "gemm_ms": gemm, "state_ms": state, "gemm_ms_by_kind": ms,
-            "copy_gb_s": 4 * floats / copy, "inplace_gb_s": 6 * floats / inplace, "floor_at_copy_ms": gemm + copy * 7 / 4,
-        }  # fmt: skip
+            "floor_ms": gemm + state,
+            "gemm_ms": gemm,
+            "state_ms": state,
+            "gemm_ms_by_kind": ms,
+            "copy_gb_s": 4 * floats / copy,
+            "inplace_gb_s": 6 * floats / inplace,
+            "floor_at_copy_ms": gemm + copy * 7 / 4,
+        }
 
     def time_cpu(self, steps):
         together, totals, clock = self.workers > 1, defaultdict(float), time.perf_counter
@@ -118,15 +146,21 @@ class Floor:
             return [(name, b - a) for (name, _), (a, b) in zip(calls, pairwise(marks))]
 
         every = [  # either pass in turn, so that each is seen `steps` times
-            [*calls, (name, partial(getattr(self, name), m))] for name in PASSES * steps for m, calls in enumerate(self.calls)
+            [*calls, (name, partial(getattr(self, name), m))]
+            for name in PASSES * steps
+            for m, calls in enumerate(self.calls)
         ]
         with threads(1) if together else nullcontext():
-            for name, seconds in chain.from_iterable((self.pool.map if together else map)(spent, every)):
+            for name, seconds in chain.from_iterable(
+                (self.pool.map if together else map)(spent, every)
+            ):
                 totals[name] += seconds / self.workers / (1 if name in PASSES else len(PASSES))
         return totals
 
     def time_cuda(self, steps):
-        parts = {name: [partial(getattr(self, name), m) for m in range(self.members)] for name in PASSES}
+        parts = {
+            name: [partial(getattr(self, name), m) for m in range(self.members)] for name in PASSES
+        }
         parts["products"] = [call for calls in self.calls for _, call in calls]
         totals = {}
         for name, part in parts.items():

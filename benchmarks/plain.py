@@ -1,9 +1,10 @@
 """The baseline: a plain PyTorch script, one run of the audit's net at a time, without faeval.
 
-What it measures: seconds per run-epoch (steps of one epoch x time per step + the test evaluation) of an nn.Module ResMLP
-fed by a DataLoader over PIL images with torchvision's transforms. Local rules have one AdamW per block. It is given the
-fastest worker count, persistent workers, one backward call for all blocks and, with --adamw fused, AdamW's fused kernel.
-Images are random, in the shape of CIFAR-10. It prints one line of JSON.
+What it measures: seconds per run-epoch (steps of one epoch x time per step + the test evaluation)
+of an nn.Module ResMLP fed by a DataLoader over PIL images with torchvision's transforms. Local
+rules have one AdamW per block. It is given the fastest worker count, persistent workers, one
+backward call for all blocks and, with --adamw fused, AdamW's fused kernel. Images are random, in
+the shape of CIFAR-10. It prints one line of JSON.
 """
 
 import argparse
@@ -27,7 +28,9 @@ TENSOR = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
 
 
 class Images(Dataset):
-    """Random uint8 images held as torchvision's CIFAR10 holds them, and handed out as PIL images."""
+    """Random uint8 images held as torchvision's CIFAR10 holds them, and handed out as PIL
+    images.
+    """
 
     def __init__(self, n, steps):
         self.x = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8).numpy()
@@ -76,7 +79,9 @@ class Trainer:
             parts = [net.embed, *net.blocks, net.readout]
         if method == "frozen":
             net.blocks.requires_grad_(False)
-        self.optimizers = [torch.optim.AdamW(p.parameters(), lr=1e-3, fused=fused or None) for p in parts]
+        self.optimizers = [
+            torch.optim.AdamW(p.parameters(), lr=1e-3, fused=fused or None) for p in parts
+        ]
         rows = d if method == "fa" else 10
         self.feedback = [torch.randn(rows, d, device=device) / rows**0.5 for _ in range(depth + 1)]
 
@@ -116,9 +121,20 @@ def endless(loader):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--method", default="dfa", choices=("bp", "frozen", "dfa", "fa"))
-    p.add_argument("--adamw", default="default", choices=("default", "fused"), help="torch's default kernel, or its fused one")
+    p.add_argument(
+        "--adamw",
+        default="default",
+        choices=("default", "fused"),
+        help="torch's default kernel, or its fused one",
+    )
     p.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    for name, value in (("width", 256), ("depth", 4), ("batch", 128), ("images", 50_000), ("tests", 10_000)):
+    for name, value in (
+        ("width", 256),
+        ("depth", 4),
+        ("batch", 128),
+        ("images", 50_000),
+        ("tests", 10_000),
+    ):
         p.add_argument(f"--{name}", type=int, default=value)
     for name, value in (("warmup", 10), ("steps", 40), ("repeats", 5)):
         p.add_argument(f"--{name}", type=int, default=value)
@@ -151,20 +167,34 @@ def main():
         for _ in range(2):
             start = clock()
             with torch.no_grad():
-                hits = sum((trainer.net(x.to(a.device)).argmax(1) == y.to(a.device)).sum() for x, y in loader)
+                hits = sum(
+                    (trainer.net(x.to(a.device)).argmax(1) == y.to(a.device)).sum()
+                    for x, y in loader
+                )
                 float(hits)
             evaluations.append(clock() - start)
         step, evaluation = statistics.median(steps), min(evaluations)
         tried[workers] = {
-            "workers": workers, "sec_per_run_epoch": a.images // a.batch * step + evaluation, "step_ms": step * 1e3,
-            "eval_s": evaluation, "spread": (max(steps) - min(steps)) / step,
-        }  # fmt: skip
+            "workers": workers,
+            "sec_per_run_epoch": a.images // a.batch * step + evaluation,
+            "step_ms": step * 1e3,
+            "eval_s": evaluation,
+            "spread": (max(steps) - min(steps)) / step,
+        }
         del batches, loader
     best = min(tried.values(), key=lambda r: r["sec_per_run_epoch"])
     kib = 1 if sys.platform == "darwin" else 1024
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+    )
     tried = {str(w): r["sec_per_run_epoch"] for w, r in tried.items()}
-    print(json.dumps(best | {"adamw": a.adamw, "sec_per_run_epoch_by_workers": tried, "peak_mb": peak / 1e6}))
+    print(
+        json.dumps(
+            best | {"adamw": a.adamw, "sec_per_run_epoch_by_workers": tried, "peak_mb": peak / 1e6}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """One row of the benchmark, in a process of its own: an ensemble of faeval runs of one method.
 
 What it measures, for ensembles on random images in the shape of CIFAR-10:
-seconds per run-epoch, that is (steps of an epoch x (augmentation + step) + the epoch's draws + evaluation) / members, where
-the evaluation is what training.train does after an epoch (norms, the search for faults, test accuracy); the same data path with
-the members trained one after another; the floor (floor.py); and the peak memory of the process before the last two are built.
-Epochs are cut short, and each is gone through once without its steps: that is augmentation, and what it lacks are the steps.
-Rounds of these alternate, so that a drift of the machine meets all of them; figures are means within a round and medians over
-rounds, and the spread is that of the step, (max - min) / median. It prints one line of JSON.
+seconds per run-epoch, that is (steps of an epoch x (augmentation + step) + the epoch's draws +
+evaluation) / members, where the evaluation is what training.train does after an epoch (norms, the
+search for faults, test accuracy); the same data path with the members trained one after another;
+the floor (floor.py); and the peak memory of the process before the last two are built.
+Epochs are cut short, and each is gone through once without its steps: that is augmentation, and
+what it lacks are the steps. Rounds of these alternate, so that a drift of the machine meets all of
+them; figures are means within a round and medians over rounds, and the spread is that of the step,
+(max - min) / median. It prints one line of JSON.
 """
 
 import json
@@ -42,7 +44,9 @@ def synthetic(images, tests):
     def split(n):
         return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (n,))
 
-    return Dataset("synthetic", *split(images), *split(tests), tuple(map(str, range(10))), *CIFAR_STATS)
+    return Dataset(
+        "synthetic", *split(images), *split(tests), tuple(map(str, range(10))), *CIFAR_STATS
+    )
 
 
 def clock(device):
@@ -52,7 +56,9 @@ def clock(device):
 
 
 class Timed:
-    """An ensemble whose epochs are cut short: `round` times two or more steps and one evaluation, and scales them to an epoch."""
+    """An ensemble whose epochs are cut short: `round` times two or more steps and one evaluation,
+    and scales them to an epoch.
+    """
 
     def __init__(self, ensemble, device):
         self.ensemble, self.device = ensemble, device
@@ -65,7 +71,8 @@ class Timed:
 
     def round(self, steps):
         e = self.ensemble
-        draws, _ = self.took(self.load, 1)  # of the epoch's permutations, crops and flips, above all
+        # of the epoch's permutations, crops and flips, above all
+        draws, _ = self.took(self.load, 1)
         loaded, _ = self.took(self.load, steps)
         trained, losses = self.took(e.run_epoch, steps)
         evaluation, _ = self.took(self.evaluate, losses)
@@ -73,9 +80,12 @@ class Timed:
         augment, step = (loaded - draws) / (steps - 1), (trained - loaded) / steps
         epoch = e.pixels.n // e.configs[0].batch_size * (augment + step) + draws + evaluation
         return {
-            "sec_per_run_epoch": epoch / len(e.configs), "step_ms": step * 1e3, "augment_ms": augment * 1e3,
-            "eval_s": evaluation, "draws_s": draws,
-        }  # fmt: skip
+            "sec_per_run_epoch": epoch / len(e.configs),
+            "step_ms": step * 1e3,
+            "augment_ms": augment * 1e3,
+            "eval_s": evaluation,
+            "draws_s": draws,
+        }
 
     def load(self, steps):
         e = self.ensemble
@@ -95,8 +105,14 @@ def measure(spec):
     device, method, members, steps = spec["device"], spec["method"], spec["members"], spec["steps"]
     torch.manual_seed(0)
     pixels = Pixels(synthetic(spec["images"], spec["tests"]), device)
-    options = {"wr": 0.0} if method == "cb" else {}  # else its first fifth, on DFA's credit, would be what is timed
-    sizes = {"width": spec["width"], "depth": spec["depth"], "batch_size": spec["batch"], "precision": spec["precision"]}
+    # else its first fifth, on DFA's credit, would be what is timed
+    options = {"wr": 0.0} if method == "cb" else {}
+    sizes = {
+        "width": spec["width"],
+        "depth": spec["depth"],
+        "batch_size": spec["batch"],
+        "precision": spec["precision"],
+    }
     base = RunConfig(method, dataset="synthetic", options=options, **sizes)
     configs = [base.with_(seed=s) for s in range(members)]
     fused = spec["fused"]
@@ -106,26 +122,46 @@ def measure(spec):
         ours.ensemble.keep(range(members))  # so that steps are made anew
     ours.round(spec["warmup"])
     kib = 1 if sys.platform == "darwin" else 1024
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+    )
 
     floor = Floor(Ensemble(configs, pixels), ours.ensemble.workers)
     floor.time(max(1, spec["warmup"] // 2))
-    turn = [Timed(Ensemble([c], pixels, fused=fused), device) for c in configs[:3]] if members > 1 else []
-    for one in [ours, *turn]:  # once all are built, since each new one makes torch.compile forget those before
+    turn = (
+        [Timed(Ensemble([c], pixels, fused=fused), device) for c in configs[:3]]
+        if members > 1
+        else []
+    )
+    # once all are built, since each new one makes torch.compile forget those before
+    for one in [ours, *turn]:
         one.round(spec["warmup"])
     rounds = []
     for _ in range(spec["repeats"]):
         row = ours.round(steps) | floor.time(steps)
         if turn:
-            row["serial_s"] = statistics.mean(one.round(max(2, steps // len(turn)))["sec_per_run_epoch"] for one in turn)
+            row["serial_s"] = statistics.mean(
+                one.round(max(2, steps // len(turn)))["sec_per_run_epoch"] for one in turn
+            )
         rounds.append(row)
-    middle = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "gemm_ms_by_kind"}
-    kinds = {k: statistics.median(r["gemm_ms_by_kind"][k] for r in rounds) for k in rounds[0]["gemm_ms_by_kind"]}
+    middle = {
+        k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "gemm_ms_by_kind"
+    }
+    kinds = {
+        k: statistics.median(r["gemm_ms_by_kind"][k] for r in rounds)
+        for k in rounds[0]["gemm_ms_by_kind"]
+    }
     every = [r["step_ms"] for r in rounds]
     return middle | {
-        "gemm_ms_by_kind": kinds, "spread": (max(every) - min(every)) / middle["step_ms"], "peak_mb": peak / 1e6,
-        "machine": machine(device), "driver": ours.ensemble.driver, "fused": fused,
-    }  # fmt: skip
+        "gemm_ms_by_kind": kinds,
+        "spread": (max(every) - min(every)) / middle["step_ms"],
+        "peak_mb": peak / 1e6,
+        "machine": machine(device),
+        "driver": ours.ensemble.driver,
+        "fused": fused,
+    }
 
 
 if __name__ == "__main__":

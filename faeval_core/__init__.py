@@ -1,4 +1,6 @@
-"""faeval_core: training and validity-first diagnostics for credit assignment without back-propagation."""
+"""faeval_core: training and validity-first diagnostics for credit assignment without
+back-propagation.
+"""
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,6 @@
-"""RunConfig: the validated value that names one training run, and the random streams that derive from it."""
+"""RunConfig: the validated value that names one training run, and the random streams that derive
+from it.
+"""
 
 import difflib
 import functools
@@ -17,14 +19,27 @@ from .models import MODELS
 from .owncode import code_digest
 
 CHOICES = {
-    "method": METHODS, "model": MODELS, "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"),
-    "labels": ("true", "random"), "embedding": ("rule", "init", "exact", "shared"),
-    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"), "penalty_reduction": ("sum", "mean"),
-    "rule": ("inner", "target", "cosine"), "credit_level": ("output", "input"), "precision": ("fp32", "bf16"),
-}  # fmt: skip
-LIKE = {bool: "True or False", int: "a whole number of at least {}", float: "a finite number of at least {}"}
+    "method": METHODS,
+    "model": MODELS,
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "labels": ("true", "random"),
+    "embedding": ("rule", "init", "exact", "shared"),
+    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"),
+    "penalty_reduction": ("sum", "mean"),
+    "rule": ("inner", "target", "cosine"),
+    "credit_level": ("output", "input"),
+    "precision": ("fp32", "bf16"),
+}
+LIKE = {
+    bool: "True or False",
+    int: "a whole number of at least {}",
+    float: "a finite number of at least {}",
+}
 # Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch".split()
+MEMBER_FIELDS = (
+    "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch"
+).split()
 
 
 def suggest(kind: str, value, valid) -> str:
@@ -43,7 +58,9 @@ def check_known(kind: str, names, valid, way_out="") -> None:
 
 
 def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
-    """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its company."""
+    """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its
+    company.
+    """
     digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -52,7 +69,9 @@ class Options(dict):
     """A dict that cannot be changed, so that neither can the identity of the config that has it."""
 
     def _refused(self, *args, **kwargs):
-        raise TypeError("options cannot be changed; make another config: cfg.with_(options=cfg.options | {...})")
+        raise TypeError(
+            "options cannot be changed; make another config: cfg.with_(options=cfg.options | {...})"
+        )
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
 
@@ -64,18 +83,23 @@ class Options(dict):
 
 
 def plain(name: str, value):
-    """`value` as what JSON keeps, and unchangeable: numpy's numbers as Python's, lists as tuples, dicts as Options.
+    """`value` as what JSON keeps, and unchangeable: numpy's numbers as Python's, lists as tuples,
+    dicts as Options.
 
     Raises ValueError for what JSON cannot keep; `name` is what it calls the value.
     """
     value = value.item() if isinstance(value, np.generic) else value
-    if type(value) in (bool, int, str, type(None)) or (type(value) is float and math.isfinite(value)):
+    if type(value) in (bool, int, str, type(None)) or (
+        type(value) is float and math.isfinite(value)
+    ):
         return value
     if isinstance(value, (list, tuple)):
         return tuple(plain(name, v) for v in value)
     if isinstance(value, Mapping) and all(type(k) is str for k in value):
         return Options((k, plain(name, v)) for k, v in value.items())
-    kinds = "a finite number, text, True, False, None, or a list or dict (with text as keys) of these"
+    kinds = (
+        "a finite number, text, True, False, None, or a list or dict (with text as keys) of these"
+    )
     raise ValueError(f"{name} must be {kinds}, as it is kept as JSON, not {value!r}")
 
 
@@ -87,7 +111,8 @@ def jsonable(value):
 
 
 def checked(name: str, value, default, least=0):
-    """`value` in the type of `default`, where an int will do for a float and numpy's numbers for Python's.
+    """`value` in the type of `default`, where an int will do for a float and numpy's numbers for
+    Python's.
 
     Raises ValueError for another type, or a number below `least`.
     """
@@ -98,16 +123,21 @@ def checked(name: str, value, default, least=0):
     if type(value) is not kind or (kind in (int, float) and not least <= value < float("inf")):
         like = LIKE[kind].format(least) if kind in LIKE else f"like {jsonable(default)!r}"
         raise ValueError(f"{name} must be {like}, not {value!r}")
-    return abs(value) if kind is float and value == 0 else value  # -0.0 is 0.0, as equal configs have equal ids
+    # -0.0 is 0.0, as equal configs have equal ids
+    return abs(value) if kind is float and value == 0 else value
 
 
 def checked_options(field_name: str, owner: str, known: dict, entered: dict, given) -> Options:
-    """All options of a method or model, with `given` ones in place of the defaults `known`; ValueError for a wrong one.
+    """All options of a method or model, with `given` ones in place of the defaults `known`;
+    ValueError for a wrong one.
 
-    entered: their values in the tables of identity.py, which older records may have where the defaults are others by now.
+    entered: their values in the tables of identity.py, which older records may have where the
+    defaults are others by now.
     """
     if not isinstance(given, Mapping):
-        raise ValueError(f"{field_name} must be a dict of option: value, such as {known or {}!r}, not {given!r}")
+        raise ValueError(
+            f"{field_name} must be a dict of option: value, such as {known or {}!r}, not {given!r}"
+        )
     check_known(f"option of {owner}", given, known)
     found = {}
     for name, default in known.items():
@@ -123,16 +153,22 @@ def checked_options(field_name: str, owner: str, known: dict, entered: dict, giv
 def checked_name(name: str, value, valid) -> None:
     """Raise ValueError for what is not one of the names `valid`."""
     if isinstance(value, type):
-        raise ValueError(f"{name} must be a name, not a class; register({value.__name__}), then give its name")
+        raise ValueError(
+            f"{name} must be a name, not a class; register({value.__name__}), then give its name"
+        )
     if isinstance(value, (list, tuple, set)):
-        raise ValueError(f"{name} must be one name, not {value!r}; make a config for each of several")
+        raise ValueError(
+            f"{name} must be one name, not {value!r}; make a config for each of several"
+        )
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a name, not {value!r} (valid: {', '.join(valid)})")
     check_known(name, [value], valid)
 
 
 def checked_epochs(value, last: int) -> tuple:
-    """Sorted epochs for diagnostics before the last one, from any iterable of whole numbers in 0..last."""
+    """Sorted epochs for diagnostics before the last one, from any iterable of whole numbers in
+    0..last.
+    """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise ValueError(f"diagnose must be a list of epochs, such as [1, 5], not {value!r}")
     epochs = [e.item() if isinstance(e, np.generic) else e for e in value]
@@ -145,27 +181,38 @@ def checked_epochs(value, last: int) -> tuple:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON, of its method's version, and of the
-    code of a method or model that is not faeval's own.
+    """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON, of its
+    method's version, and of the code of a method or model that is not faeval's own.
 
-    Defaults are what the study gives of its recipe, with raw credit; its published rows are those of credit_norm='sample_rms_g'
-    (notebook 11). `method` is a name in METHODS and `model` one in MODELS; `options` and `model_options` are their own.
-    embedding: 'rule' (the method's own a_0), 'shared' (block 0's credit, a_1), 'init' (left at its random initialisation) or
+    Defaults are what the study gives of its recipe, with raw credit; its published rows are those
+    of credit_norm='sample_rms_g' (notebook 11). `method` is a name in METHODS and `model` one in
+    MODELS; `options` and `model_options` are their own.
+    embedding: 'rule' (the method's own a_0), 'shared' (block 0's credit, a_1), 'init' (left at its
+    random initialisation) or
         'exact' (BP's gradient).
-    credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and features ('batch_rms'), plus
-        1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g'). norm_embedding: the embedding's credit too.
-    credit_level: block l hears a_{l+1}, the credit of its output's level, or a_l, that of its 'input', as in the study's notes.
-    penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or averaged over features.
-    rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f, a) ('cosine').
+    credit_norm: 'raw', or credit divided by its RMS over features ('sample_rms') or over batch and
+    features ('batch_rms'), plus
+        1e-6 on the scale of the per-sample gradient, or of g_l ('sample_rms_g'). norm_embedding:
+        the embedding's credit too.
+    credit_level: block l hears a_{l+1}, the credit of its output's level, or a_l, that of its
+    'input', as in the study's notes.
+    penalty, penalty_h0: λ of the terms λ‖f_l‖² (every block) and λ‖h_0‖², batch mean, summed or
+    averaged over features.
+    rule: how credit moves a block, <f, a> ('inner'), the target shift by eta ('target') or cos(f,
+    a) ('cosine').
     clip: largest norm of each block's gradient; 0 leaves it as it is.
-    precision: 'bf16' makes the matrix products of training (not of the diagnostics) bfloat16; weights stay float32.
-    train_net=False fits the method's auxiliary net alone, on the states of a fixed model. exploit: after the last epoch, try
-    local steps of the method's rule on the model as it stands (see exploit.py).
-    diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the last epoch always is.
-    upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a fresh init, with a learning
-    rate schedule, optimiser state and data order of the run's own; an auxiliary net of the same method comes along.
-    code: digest of the code of a method or model of your own when the config was made ('' where both are faeval's own, or where
-    an older record names none); it is made here, and only `from_dict` gives one.
+    precision: 'bf16' makes the matrix products of training (not of the diagnostics) bfloat16;
+    weights stay float32. train_net=False fits the method's auxiliary net alone, on the states of a
+    fixed model. exploit: after the last epoch, try local steps of the method's rule on the model as
+    it stands (see exploit.py).
+    diagnose: epochs after which the per-level diagnostics are taken (0 is the initial net); the
+    last epoch always is.
+    upstream, upstream_epoch: start from the model weights of that run after that epoch instead of a
+    fresh init, with a learning rate schedule, optimiser state and data order of the run's own; an
+    auxiliary net of the same method comes along.
+    code: digest of the code of a method or model of your own when the config was made ('' where
+    both are faeval's own, or where an older record names none); it is made here, and only
+    `from_dict` gives one.
     """
 
     method: str
@@ -218,23 +265,42 @@ class RunConfig:
         if not (isinstance(self.dataset, str) and self.dataset):
             raise ValueError(f"dataset must be the name of a dataset, not {self.dataset!r}")
         method, model = METHODS[self.method], MODELS[self.model]
-        parts = (("options", "method", method, identity.OPTIONS), ("model_options", "model", model, identity.MODEL_OPTIONS))
+        parts = (
+            ("options", "method", method, identity.OPTIONS),
+            ("model_options", "model", model, identity.MODEL_OPTIONS),
+        )
         for key, kind, owner, table in parts:
             name = getattr(self, kind)
-            found = checked_options(key, f"{kind} {name!r}", owner.options, table.get(name, {}), getattr(self, key))
+            found = checked_options(
+                key, f"{kind} {name!r}", owner.options, table.get(name, {}), getattr(self, key)
+            )
             object.__setattr__(self, key, found)
         object.__setattr__(self, "diagnose", checked_epochs(self.diagnose, self.epochs))
         if self.code is None:
             object.__setattr__(self, "code", self.code_now())
         if not isinstance(self.upstream, RunConfig | None):
-            way_out = "; RunConfig.from_dict makes one of a dict" if isinstance(self.upstream, dict) else ""
-            raise ValueError(f"upstream must be a RunConfig or None, not {self.upstream!r}{way_out}")
+            way_out = (
+                "; RunConfig.from_dict makes one of a dict"
+                if isinstance(self.upstream, dict)
+                else ""
+            )
+            raise ValueError(
+                f"upstream must be a RunConfig or None, not {self.upstream!r}{way_out}"
+            )
         if self.upstream is None and self.upstream_epoch:
-            raise ValueError(f"upstream_epoch {self.upstream_epoch} is given without an upstream run")
+            raise ValueError(
+                f"upstream_epoch {self.upstream_epoch} is given without an upstream run"
+            )
         if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
-            raise ValueError(f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of its upstream run")
+            raise ValueError(
+                f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of "
+                "its upstream run"
+            )
         if self.upstream is not None and self.upstream.dataset != self.dataset:
-            raise ValueError(f"upstream run is of dataset {self.upstream.dataset!r}, this one of {self.dataset!r}")
+            raise ValueError(
+                f"upstream run is of dataset {self.upstream.dataset!r}, this one of "
+                f"{self.dataset!r}"
+            )
         model.check(self)
         method.check(self)
 
@@ -246,27 +312,39 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
-        """Inverse of `to_dict`; what an older record lacks has the value that ids are reckoned against (identity.py)."""
+        """Inverse of `to_dict`; what an older record lacks has the value that ids are reckoned
+        against (identity.py).
+        """
         check_known("run parameter", values, {f.name for f in fields(cls)})
         full = {**identity.FIELDS, "options": {}, "model_options": {}, "code": "", **values}
-        for owner, key, table in (("method", "options", identity.OPTIONS), ("model", "model_options", identity.MODEL_OPTIONS)):
+        for owner, key, table in (
+            ("method", "options", identity.OPTIONS),
+            ("model", "model_options", identity.MODEL_OPTIONS),
+        ):
             if isinstance(full[key], Mapping) and isinstance(full.get(owner), str):
                 full[key] = table.get(full[owner], {}) | full[key]
         full["upstream"] = cls.from_dict(values["upstream"]) if values.get("upstream") else None
         return cls(**full)
 
     def code_now(self) -> str:
-        """Digest of the code that the method and model of these names have now, as far as it is not faeval's own."""
+        """Digest of the code that the method and model of these names have now, as far as it is not
+        faeval's own.
+        """
         return code_digest(METHODS[self.method], MODELS[self.model])
 
     @property
     def id(self) -> str:
-        """Identity of the run: the hash of what differs from the tables of identity.py, whatever the defaults are now."""
+        """Identity of the run: the hash of what differs from the tables of identity.py, whatever
+        the defaults are now.
+        """
         method, model, values = METHODS[self.method], MODELS[self.model], self.to_dict()
         # of code that is known by its digest, all options are told
         known = identity.OPTIONS.get(self.method, {} if self.code else method.options)
         known_of_model = identity.MODEL_OPTIONS.get(self.model, {} if self.code else model.options)
-        values |= {"model_options": identity.told(values["model_options"], known_of_model), "model_version": model.version}
+        values |= {
+            "model_options": identity.told(values["model_options"], known_of_model),
+            "model_version": model.version,
+        }
         told = identity.told(values, identity.FIELDS | {"model_options": {}, "model_version": 1})
         told["options"] = identity.told(values["options"], known)
         told["upstream"] = self.upstream.id if self.upstream else None
@@ -279,7 +357,11 @@ class RunConfig:
     def with_(self, **changes) -> "RunConfig":
         """A copy with changes; a change of method or model drops the options of the old one."""
         pairs = (("method", "options"), ("model", "model_options"))
-        dropped = {key: {} for owner, key in pairs if changes.get(owner, getattr(self, owner)) != getattr(self, owner)}
+        dropped = {
+            key: {}
+            for owner, key in pairs
+            if changes.get(owner, getattr(self, owner)) != getattr(self, owner)
+        }
         return replace(self, **{"code": None} | dropped | changes)
 
     @property
@@ -287,8 +369,18 @@ class RunConfig:
         """Runs with equal signatures differ in values only and can train as one ensemble."""
         values = {k: v for k, v in self.to_dict().items() if k not in MEMBER_FIELDS}
         method = METHODS[self.method]
-        values["options"] = {k: v for k, v in self.options.items() if k not in method.member_options}
-        values["active"] = [v > 0 for v in (self.penalty, self.penalty_h0, self.momentum, *map(self.options.get, method.gates))]
+        values["options"] = {
+            k: v for k, v in self.options.items() if k not in method.member_options
+        }
+        values["active"] = [
+            v > 0
+            for v in (
+                self.penalty,
+                self.penalty_h0,
+                self.momentum,
+                *map(self.options.get, method.gates),
+            )
+        ]
         return json.dumps(values, sort_keys=True)
 
 

@@ -1,4 +1,6 @@
-"""What a run costs: the floating-point operations of its training, and how many of them this machine does in a second."""
+"""What a run costs: the floating-point operations of its training, and how many of them this
+machine does in a second.
+"""
 
 import os
 import platform
@@ -18,9 +20,11 @@ from .models import MODELS
 from .training import build, initial, noise
 
 CIFAR = ((3, 32, 32), 50000)
-SHAPES = {"digits": ((1, 8, 8), 1437), "fashionmnist": ((1, 28, 28), 60000)}  # of a dataset's images, and their number
+# of a dataset's images, and their number
+SHAPES = {"digits": ((1, 8, 8), 1437), "fashionmnist": ((1, 28, 28), 60000)}
 TRACED = 8  # samples of the step that is counted
-OVERHEAD = 1.5  # a run's time over that of its products alone (make bench: 1.2 to 1.5, and evaluation)
+# a run's time over that of its products alone (make bench: 1.2 to 1.5, and evaluation)
+OVERHEAD = 1.5
 
 
 def cost_flops(cfg: RunConfig) -> float:
@@ -39,29 +43,40 @@ def cost_seconds(cfg: RunConfig, records=()) -> float:
 
 
 def flops_per_second(records=()) -> float:
-    """Floating-point operations of products that training does in a second here, on all threads of this process.
+    """Floating-point operations of products that training does in a second here, on all threads of
+    this process.
 
-    From `records` made on this machine's kind of CPU where there are any, else from a trial of a tenth of a second.
+    From `records` made on this machine's kind of CPU where there are any, else from a trial of a
+    tenth of a second.
     """
     here = cpu_model()
-    made_here = [r for r in records if r.provenance.get("cpu") == here and r.provenance["seconds"] > 10]
+    made_here = [
+        r for r in records if r.provenance.get("cpu") == here and r.provenance["seconds"] > 10
+    ]
     if not made_here:
         return _rate_of_products() * torch.get_num_threads() / OVERHEAD
-    rates = [_completed_flops(r) / (r.provenance["seconds"] * r.provenance["threads"]) for r in made_here]
+    rates = [
+        _completed_flops(r) / (r.provenance["seconds"] * r.provenance["threads"]) for r in made_here
+    ]
     return statistics.median(rates) * torch.get_num_threads()
 
 
 @cache
 def cpu_model() -> str:
     """The name of this machine's CPU."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if os.path.exists("/proc/cpuinfo") else []
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if os.path.exists("/proc/cpuinfo")
+        else []
+    )
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 @cache
 def flops_per_sample(cfg: RunConfig, fits: bool) -> float:
-    """Floating-point operations of one training step, per sample, counted in a step of a few samples.
+    """Floating-point operations of one training step, per sample, counted in a step of a few
+    samples.
 
     fits: whether an auxiliary net learns in it.
     """
@@ -80,7 +95,9 @@ def flops_per_sample(cfg: RunConfig, fits: bool) -> float:
 
 
 def _images(cfg) -> tuple[tuple, int]:
-    """Shape of a dataset's images and their number; a set that is not here counts as one of CIFAR's size."""
+    """Shape of a dataset's images and their number; a set that is not here counts as one of CIFAR's
+    size.
+    """
     if synthetic.is_synthetic(cfg.dataset):
         return (cfg.width,), synthetic.TRAIN // (10 if cfg.dataset.endswith("-small") else 1)
     if kept := data.kept_shape(cfg.dataset):
@@ -91,7 +108,18 @@ def _images(cfg) -> tuple[tuple, int]:
 
 def _structure(cfg) -> RunConfig:
     """The config with all that does not change the work of a step as it is by default."""
-    kept = ("method", "dataset", "model", "width", "depth", "terminal_ln", "residual", "embedding", "credit_level", "rule")
+    kept = (
+        "method",
+        "dataset",
+        "model",
+        "width",
+        "depth",
+        "terminal_ln",
+        "residual",
+        "embedding",
+        "credit_level",
+        "rule",
+    )
     kept += ("train_net", "model_options", "options")
     gated = {k: float(getattr(cfg, k) > 0) for k in ("penalty", "penalty_h0")}
     return RunConfig(**{k: getattr(cfg, k) for k in kept}, **gated, augment=False)
@@ -104,13 +132,17 @@ def _learning_epochs(cfg) -> int:
 
 
 def _completed_flops(record) -> float:
-    """Floating-point operations of what a record's run trained, which may have diverged on the way."""
+    """Floating-point operations of what a record's run trained, which may have diverged on the
+    way.
+    """
     return cost_flops(record.config) * len(record.curves["test_acc"]) / record.config.epochs
 
 
 @cache
 def _rate_of_products() -> float:
-    """Floating-point operations a second of one thread, in products of the shapes of the audit's size."""
+    """Floating-point operations a second of one thread, in products of the shapes of the audit's
+    size.
+    """
     shapes = [(128, 3072, 256), (128, 256, 256)]
     operands = [(torch.ones(n, i), torch.ones(o, i)) for n, i, o in shapes]
     each = sum(2 * n * i * o for n, i, o in shapes)

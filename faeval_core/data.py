@@ -1,8 +1,10 @@
-"""Datasets as uint8 tensors that live on the device, with crop, flip and normalisation batched there.
+"""Datasets as uint8 tensors that live on the device, with crop, flip and normalisation batched
+there.
 
-Built in: digits (scikit-learn, nothing to download), cifar10, cifar100, fashionmnist (torchvision's downloader). Any
-image-folder tree or tar archive `train/<class>/*`, `test/<class>/*`, and any table of numbers, can be registered under a
-name of its own. Files live in $FAEVAL_DATA (default ~/.cache/faeval).
+Built in: digits (scikit-learn, nothing to download), cifar10, cifar100, fashionmnist (torchvision's
+downloader). Any image-folder tree or tar archive `train/<class>/*`, `test/<class>/*`, and any table
+of numbers, can be registered under a name of its own. Files live in $FAEVAL_DATA (default
+~/.cache/faeval).
 """
 
 import json
@@ -45,7 +47,8 @@ def data_home() -> Path:
 
 @dataclass
 class Dataset:
-    """Images uint8 (N, C, H, W), labels int64 (N,); mean and std per channel, in units of [0, 1] intensities.
+    """Images uint8 (N, C, H, W), labels int64 (N,); mean and std per channel, in units of [0, 1]
+    intensities.
 
     Synthetic sets and tables hold float32 (N, 1, 1, features) instead, which are used as they are.
     notes: what was done when it was registered; the fingerprint leaves them out.
@@ -80,7 +83,9 @@ def _digits(name: str) -> Dataset:
     x = torch.from_numpy(raw.images * 15).to(torch.uint8)[:, None]  # intensities 0..16 -> 0..240
     y = torch.from_numpy(raw.target).long()
     train, test = torch.randperm(len(y), generator=stream(0, "digits.split")).split(1437)
-    return Dataset(name, x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,))
+    return Dataset(
+        name, x[train], y[train], x[test], y[test], tuple(map(str, range(10))), (0.2873,), (0.3539,)
+    )
 
 
 def _torchvision(name: str) -> Dataset:
@@ -92,11 +97,22 @@ def _torchvision(name: str) -> Dataset:
         for train in (True, False):
             part = getattr(torchvision.datasets, cls)(data_home(), train=train, download=True)
             x = torch.as_tensor(part.data)  # (N, H, W) or (N, H, W, C)
-            tensors += [x.view(*x.shape[:3], -1).permute(0, 3, 1, 2).contiguous(), torch.as_tensor(part.targets).long()]
+            tensors += [
+                x.view(*x.shape[:3], -1).permute(0, 3, 1, 2).contiguous(),
+                torch.as_tensor(part.targets).long(),
+            ]
     except (OSError, RuntimeError) as e:
-        ways_out = "Connect once, or put torchvision's files there, or use `--dataset digits`, or register a copy of your own"
-        told = f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). {ways_out}"
-        raise DatasetMissing(f"{told}: python -m faeval_core data register NAME ARCHIVE_OR_FOLDER") from e
+        ways_out = (
+            "Connect once, or put torchvision's files there, or use `--dataset digits`, "
+            "or register a copy of your own"
+        )
+        told = (
+            f"dataset {name!r} is not in {data_home()} and could not be downloaded ({e}). "
+            f"{ways_out}"
+        )
+        raise DatasetMissing(
+            f"{told}: python -m faeval_core data register NAME ARCHIVE_OR_FOLDER"
+        ) from e
     return Dataset(name, *tensors, tuple(part.classes), mean, std)
 
 
@@ -108,7 +124,9 @@ def _cached(name: str) -> Dataset:
         if data.fingerprint != meta["fingerprint"]:
             raise ValueError("its fingerprint does not match its content")
     except UNREADABLE as e:
-        raise DatasetMissing(f"the decoded copy of dataset {name!r}, {path}, is damaged ({e}); register it again") from e
+        raise DatasetMissing(
+            f"the decoded copy of dataset {name!r}, {path}, is damaged ({e}); register it again"
+        ) from e
     return data
 
 
@@ -128,14 +146,18 @@ BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
 def known_datasets() -> list[str]:
-    """Names of the datasets that are built in, and of those that were registered on this machine."""
+    """Names of the datasets that are built in, and of those that were registered on this
+    machine.
+    """
     kept = (p.stem for p in data_home().glob("*.safetensors"))
     registered = sorted(name for name in kept if not name_fault(name))
     return [*BUILT_IN, *synthetic.NAMES, *registered]
 
 
 def name_fault(name) -> str | None:
-    """Why `name` can be no registered dataset's, or None where it can: it is safe as a file's, too."""
+    """Why `name` can be no registered dataset's, or None where it can: it is safe as a file's,
+    too.
+    """
     if not isinstance(name, str) or len(name) > LONGEST_NAME or not NAME.fullmatch(name):
         which = f"up to {LONGEST_NAME} letters, digits, '-', '_' and, inside, '.'"
         return f"the name of a dataset is {which}, not {name!r}"
@@ -151,7 +173,9 @@ def check_new_name(name) -> None:
 
 
 def check_name(name: str, results) -> None:
-    """Raise ValueError for a dataset that neither this machine nor the records in `results` know."""
+    """Raise ValueError for a dataset that neither this machine nor the records in `results`
+    know.
+    """
     index = Path(results, "datasets.json")
     valid = {*known_datasets(), *(read_json(index) if index.exists() else ())}
     check_known("dataset", [name], valid, "; to add your own: python -m faeval_core data register")
@@ -168,7 +192,9 @@ def load(name: str) -> Dataset:
     check_new_name(name)
     if name in known_datasets():
         return _cached(name)
-    way_out = f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
+    way_out = (
+        f"To register an image folder or archive: python -m faeval_core data register {name} PATH"
+    )
     raise DatasetMissing(f"{suggest('dataset', name, known_datasets())}. {way_out}")
 
 
@@ -244,7 +270,8 @@ def _size_notes(name, what, train, test, classes) -> list[str]:
 
 
 def register_arrays(name: str, X, y, X_test, y_test) -> Dataset:
-    """Keep a table of numbers as a dataset: X (N, features), labels y (N,), and the same for testing.
+    """Keep a table of numbers as a dataset: X (N, features), labels y (N,), and the same for
+    testing.
 
     Arrays of more axes are flattened to (N, features). Each feature is standardised by its mean
     and standard deviation over the training rows and kept as float32; one that is constant there
@@ -274,12 +301,16 @@ def _unwritable(name, e) -> OSError:
 
 
 def _keep(data: Dataset) -> Dataset:
-    """Write a dataset into $FAEVAL_DATA, whole or not at all, and say in a warning what was done."""
+    """Write a dataset into $FAEVAL_DATA, whole or not at all, and say in a warning what was
+    done.
+    """
     parts = ("train_x", "train_y", "test_x", "test_y")
     tensors = {k: getattr(data, k).contiguous() for k in parts}
     fields = {k: getattr(data, k) for k in ("classes", "mean", "std", "notes")}
     try:
-        publish_tensors(_file_of(data.name), tensors, {"fields": fields, "fingerprint": data.fingerprint})
+        publish_tensors(
+            _file_of(data.name), tensors, {"fields": fields, "fingerprint": data.fingerprint}
+        )
     except OSError as e:
         raise _unwritable(data.name, e) from e
     load.cache_clear()
@@ -289,9 +320,11 @@ def _keep(data: Dataset) -> Dataset:
 
 
 class Pixels:
-    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x, y).
+    """A dataset on a device: augmented training batches, and `test`, the normalised test set (x,
+    y).
 
-    Images come in what is torch's default type when this is made, float32 for runs, the same ones whatever that is.
+    Images come in what is torch's default type when this is made, float32 for runs, the same ones
+    whatever that is.
     """
 
     def __init__(self, data: Dataset, device="cpu"):
@@ -300,11 +333,16 @@ class Pixels:
         self.padded = torch.nn.functional.pad(data.train_x, (self.padding,) * 4).to(self.device)
         self.n, c, self.h, self.w = data.train_x.shape
         s, edge = self.padded.stride(), 2 * self.padding
-        # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of crops is one index_select
+        # windows[i, dy, dx] as a view with all three folded into one index, so that a batch of
+        # crops is one index_select
         crops = (self.n - 1) * s[0] + edge * s[2] + edge * s[3] + 1
         self.windows = self.padded.as_strided((crops, c, self.h, self.w), (1, *s[1:]))
-        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1).expand(data.image_shape) for v in (data.mean, data.std))
-        self.scale, self.shift = 1 / (255 * std), -mean / std  # in full, because broadcasting over rows is slow
+        mean, std = (
+            torch.tensor(v, device=device).view(-1, 1, 1).expand(data.image_shape)
+            for v in (data.mean, data.std)
+        )
+        # in full, because broadcasting over rows is slow
+        self.scale, self.shift = 1 / (255 * std), -mean / std
         self.test = self.normalise(data.test_x.to(self.device)), data.test_y.to(self.device)
 
     def normalise(self, x):
@@ -312,7 +350,9 @@ class Pixels:
         return torch.addcmul(self.shift, x.float(), self.scale)
 
     def draws(self, seed: int, epoch: int, augment: bool):
-        """One member's epoch: permutation, crop offsets (dy, dx) and flips, each (N,), drawn on the CPU."""
+        """One member's epoch: permutation, crop offsets (dy, dx) and flips, each (N,), drawn on the
+        CPU.
+        """
         order = torch.randperm(self.n, generator=stream(seed, "batches", epoch))
         if not augment:
             centre = torch.full((self.n,), self.padding)
@@ -326,13 +366,20 @@ class Pixels:
         row, _, down, right = self.padded.stride()
         x = self.windows.index_select(0, index * row + dy * down + dx * right)
         if flip is not None:  # chosen by index_select, four times as fast as torch.where on bytes
-            x = torch.cat([x, x.flip(-1)]).index_select(0, torch.arange(len(x), device=x.device) + len(x) * flip)
+            x = torch.cat([x, x.flip(-1)]).index_select(
+                0, torch.arange(len(x), device=x.device) + len(x) * flip
+            )
         return self.normalise(x)
 
     def subset(self, split: str, size: int):
-        """A fixed random subset without augmentation, the same for every run: the first `size` of one permutation."""
+        """A fixed random subset without augmentation, the same for every run: the first `size` of
+        one permutation.
+        """
         x, y = getattr(self.data, f"{split}_x"), getattr(self.data, f"{split}_y")
         if (split, size) not in self.subsets:
             keep = torch.randperm(len(y), generator=stream(0, f"probe.{split}"))[:size]
-            self.subsets[split, size] = self.normalise(x[keep].to(self.device)), y[keep].to(self.device)
+            self.subsets[split, size] = (
+                self.normalise(x[keep].to(self.device)),
+                y[keep].to(self.device),
+            )
         return self.subsets[split, size]

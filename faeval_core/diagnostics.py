@@ -1,8 +1,9 @@
 """Per-level measurements of one trained (or untrained) member: SCIENCE section 4.
 
-Index l = 0..L is the level of the residual stream; a_l is compared with g_l there, and trains the block below it (level
-L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's own reading: the credit that trains block l
-against the gradient at that block's input, g_l. Undefined values are None, with the reason beside them.
+Index l = 0..L is the level of the residual stream; a_l is compared with g_l there, and trains the
+block below it (level L trains block L-1, level 0 the embedding). `gamma_block[l]` is the study's
+own reading: the credit that trains block l against the gradient at that block's input, g_l.
+Undefined values are None, with the reason beside them.
 """
 
 import math
@@ -18,12 +19,15 @@ ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured 
 
 def cosine(u, v):
     """Exact cosine over the last axis in float64; NaN where a vector is zero."""
-    u, v = (w / w.abs().amax(-1, keepdim=True) for w in (u.double(), v.double()))  # squares of 1e-200 would underflow even here
+    # squares of 1e-200 would underflow even here
+    u, v = (w / w.abs().amax(-1, keepdim=True) for w in (u.double(), v.double()))
     return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1))
 
 
 def cosine_clamped(u, v):
-    """The cosine as published: in the tensors' own precision, each norm clamped to at least 1e-8."""
+    """The cosine as published: in the tensors' own precision, each norm clamped to at least
+    1e-8.
+    """
     return torch.cosine_similarity(u, v, dim=-1, eps=1e-8)
 
 
@@ -40,7 +44,9 @@ def agreement(u):
 
 
 def gradients(method, p, x, y):
-    """States h_0..h_L, logits and gradients g_0..g_L of the mean CE over batches of 128, in the precision of p and x."""
+    """States h_0..h_L, logits and gradients g_0..g_L of the mean CE over batches of 128, in the
+    precision of p and x.
+    """
     model = method.model
     with torch.enable_grad():
         h0 = model.embed({k: v.detach() for k, v in p.items()}, x, {}).requires_grad_()
@@ -51,11 +57,15 @@ def gradients(method, p, x, y):
 
 
 def rho(method, p64, hs, credits, y, generator) -> list[list]:
-    """For each of `credits`, per level: mean over the batch of each sample's Pearson correlation, over 32 random unit directions
-    v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where the differences of every sample vanish."""
+    """For each of `credits`, per level: mean over the batch of each sample's Pearson correlation,
+    over 32 random unit directions v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where
+    the differences of every sample vanish.
+    """
     out = [[] for _ in credits]
     for l, h in enumerate(hs):
-        v = torch.randn(DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator, device=generator.device).to(h.device)
+        v = torch.randn(
+            DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator, device=generator.device
+        ).to(h.device)
         v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
         base = method.tail_losses(p64, h, y, l)
         true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])
@@ -66,18 +76,24 @@ def rho(method, p64, hs, credits, y, generator) -> list[list]:
 
 
 def nudges(method, p64, hs, credit, y):
-    """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample RMS, and raw."""
+    """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample
+    RMS, and raw.
+    """
     eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
 
     def change(l, step):
         moved = method.tail_losses(p64, hs[l] - eta * step, y, l)
         return (moved - method.tail_losses(p64, hs[l], y, l)).mean().item()
 
-    return [change(l, a / rms(a).clamp_min(1e-300)) for l, a in enumerate(credit)], [change(l, a) for l, a in enumerate(credit)]
+    return [change(l, a / rms(a).clamp_min(1e-300)) for l, a in enumerate(credit)], [
+        change(l, a) for l, a in enumerate(credit)
+    ]
 
 
 def stability(method, p, x, y):
-    """Mean pairwise cosine of the mean gradient directions of 8 disjoint batches of 128 at level L/2, or None."""
+    """Mean pairwise cosine of the mean gradient directions of 8 disjoint batches of 128 at level
+    L/2, or None.
+    """
     if len(y) < STABILITY_BATCHES * BATCH:
         return None
     batches = list(zip(x.split(BATCH), y.split(BATCH)))[:STABILITY_BATCHES]
@@ -86,7 +102,9 @@ def stability(method, p, x, y):
 
 
 def median_norm(method, *tensors):
-    """Median over samples and positions of the norm, or the product of norms; on several positions, of those above zero."""
+    """Median over samples and positions of the norm, or the product of norms; on several positions,
+    of those above zero.
+    """
     found = math.prod(method.model.vectors(t).double().norm(dim=-1) for t in tensors)
     found = found[found > 0] if found.shape[1] > 1 else found
     return found.median().item() if found.numel() else 0.0
@@ -105,17 +123,23 @@ def growth(h_norm):
 
 
 def alignment(method, p, s, y, hs, logits, gs):
-    """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its training-time feedback."""
+    """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its
+    training-time feedback.
+    """
     a = method.credit(p, s, hs, logits, y)
-    same, block = list(zip(a, gs)), list(zip(method.heard(a), gs))  # `block`: what trains block l against g_l
+    # `block`: what trains block l against g_l
+    same, block = list(zip(a, gs)), list(zip(method.heard(a), gs))
     read = {"gamma": (same, cosine), "gamma_clamped": (same, cosine_clamped)}
     read |= {"gamma_block": (block, cosine), "gamma_block_clamped": (block, cosine_clamped)}
-    found = {name: [gamma(method, u, g, cos) for u, g in pairs] for name, (pairs, cos) in read.items()}
+    found = {
+        name: [gamma(method, u, g, cos) for u, g in pairs] for name, (pairs, cos) in read.items()
+    }
     return found | {"credit_rms": [u.double().square().mean().sqrt().item() for u in a]}
 
 
 def gamma(method, credit, g, cos=cosine):
-    """Mean cosine of credit and gradient over the positions whose gradient is not zero; a zero credit there counts as 0.
+    """Mean cosine of credit and gradient over the positions whose gradient is not zero; a zero
+    credit there counts as 0.
 
     None where all of the credit or of the gradient is zero, or the two are of different sizes.
     """
@@ -129,15 +153,19 @@ def gamma(method, credit, g, cos=cosine):
 
 
 def own_gradient(method, p, s, x, y, names) -> dict:
-    """Name -> gradient of the method's scalar on a batch; None where the scalar does not reach a parameter."""
+    """Name -> gradient of the method's scalar on a batch; None where the scalar does not reach a
+    parameter.
+    """
     leaves = {k: p[k].detach().requires_grad_() for k in names}
     scalar, _ = method.surrogate(p | leaves, s, x, y)
     return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
 
 
 def credited(method, p, s, x, y, names) -> dict:
-    """Name -> gradient of Σ_l <f_l, a>, a being the credit that a diagnosis reads, for blocks' parameters of a batch: the
-    update of the blocks, but for penalties, where the rule trains by its credit."""
+    """Name -> gradient of Σ_l <f_l, a>, a being the credit that a diagnosis reads, for blocks'
+    parameters of a batch: the update of the blocks, but for penalties, where the rule trains by its
+    credit.
+    """
     leaves = {k: p[k].detach().requires_grad_() for k in names}
     _, fs, hs = method.forward(p | leaves, s, x, {}, local=True)
     logits = method.model.readout(p, hs[-1]).detach()
@@ -149,14 +177,18 @@ def credited(method, p, s, x, y, names) -> dict:
 
 
 def update_alignment(method, p, s, step, x, y):
-    """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's own gradient on the same
-    batch ('update_cos'), and of the optimiser's running step ('step_cos', None before the first). None: not trained.
+    """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's
+    own gradient on the same batch ('update_cos'), and of the optimiser's running step ('step_cos',
+    None before the first). None: not trained.
 
-    'credit_cos': per block, the cosine of the method's own gradient with that which its `credit` makes, both without
+    'credit_cos': per block, the cosine of the method's own gradient with that which its `credit`
+    makes, both without
     penalties: 1 where Γ is of what trains the net.
     """
     model, own = method.model, own_gradient(method, p, s, x, y, list(p))
-    exact = torch.func.grad(lambda q: model.loss(model.logits(q, model.embed(q, x, {}), 0, {}), y))(p)
+    exact = torch.func.grad(lambda q: model.loss(model.logits(q, model.embed(q, x, {}), 0, {}), y))(
+        p
+    )
     blocks = [k for k in p if k.startswith("blocks.") and method.trains(k)]
     bare = s | {k: torch.zeros_like(s[k]) for k in ("penalty", "penalty_h0") if k in s}
     free = own_gradient(method, p, bare, x, y, blocks) if blocks else {}
@@ -166,29 +198,45 @@ def update_alignment(method, p, s, step, x, y):
         return all(found[k] is not None for found in (own, *gradients))
 
     def part_cosine(direction, part, against=exact):
-        names = [k for k in direction if k.startswith(part) and method.trains(k) and defined(k, direction, against)]
+        names = [
+            k
+            for k in direction
+            if k.startswith(part) and method.trains(k) and defined(k, direction, against)
+        ]
         u, v = ([t[k].flatten() for k in names] for t in (direction, against))
         return defined_mean(cosine(torch.cat(u), torch.cat(v))[None]) if names else None
 
     inner = [f"blocks.{l}." for l in range(model.depth)]
     parts = ["embed.", *inner, "readout."]
-    found = {f"{k}_cos": [part_cosine(v, part) for part in parts] for k, v in (("update", own), ("step", step))}
+    found = {
+        f"{k}_cos": [part_cosine(v, part) for part in parts]
+        for k, v in (("update", own), ("step", step))
+    }
     return found | {"credit_cos": [part_cosine(free, part, made) for part in inner]}
 
 
-RESCALE = 1e5  # upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the function
+# upwards: shrinking a stream brings its small levels down to LayerNorm's eps, which changes the
+# function
+RESCALE = 1e5
 
 
 def alike(credit, again) -> bool:
-    """Whether two answers of one `credit` to the same question are equal, to a thousandth of each level's largest entry."""
-    return all(torch.allclose(a, b, rtol=0, atol=1e-3 * a.abs().max().item()) for a, b in zip(credit, again))
+    """Whether two answers of one `credit` to the same question are equal, to a thousandth of each
+    level's largest entry.
+    """
+    return all(
+        torch.allclose(a, b, rtol=0, atol=1e-3 * a.abs().max().item())
+        for a, b in zip(credit, again)
+    )
 
 
 def rescaled(method, p, s, x, y, logits):
-    """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is the instrument.
+    """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is
+    the instrument.
 
-    Feedback in place of a weight (of Kolen-Pollack, or of FA on tokens) is scaled as the weight is. repeatable: whether the
-    credit, asked twice, is the same; where it is not, that Γ moves tells nothing.
+    Feedback in place of a weight (of Kolen-Pollack, or of FA on tokens) is scaled as the weight is.
+    repeatable: whether the credit, asked twice, is the same; where it is not, that Γ moves tells
+    nothing.
     """
     q, t = method.model.rescaled(p, RESCALE), method.model.scaled(s, RESCALE)
     hs, others, gs = gradients(method, q, x, y)
@@ -197,16 +245,21 @@ def rescaled(method, p, s, x, y, logits):
     kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
     asked = (method.credit(q, t, hs, others, y) for _ in range(2))
     return {
-        "factor": RESCALE, "g_norm": [median_norm(method, g) for g in gs], "logit_change": change,
-        "repeatable": alike(*asked), **kept,
-    }  # fmt: skip
+        "factor": RESCALE,
+        "g_norm": [median_norm(method, g) for g in gs],
+        "logit_change": change,
+        "repeatable": alike(*asked),
+        **kept,
+    }
 
 
 @torch.no_grad()
 def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
-    """Every per-level diagnostic of one member on `probe` = (x, y); `stability_probe` holds 8 further batches of 128.
+    """Every per-level diagnostic of one member on `probe` = (x, y); `stability_probe` holds 8
+    further batches of 128.
 
-    Lists run over levels 0..L (`gamma_block*` over blocks 0..L-1); None is undefined, see `undefined`.
+    Lists run over levels 0..L (`gamma_block*` over blocks 0..L-1); None is undefined, see
+    `undefined`.
     """
     x, y = probe
     hs, logits, gs = gradients(method, p, x, y)
@@ -221,19 +274,35 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
     out = alignment(method, p, s, y, hs, logits, gs) | {
         "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
         "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
-        "gamma_copied": [gamma(method, gs[-1], g) for g in gs],  # what skip connections give for nothing
-        "rho": rhos[0], "nudge": nudge, "nudge_raw": nudge_raw, "h_norm": h_norm, "g_norm": g_norm,
-        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)], "growth": growth(h_norm),
-        "stability": stability(method, p, *stability_probe), "rescaled": rescaled(method, p, s, x, y, logits),
-    }  # fmt: skip
+        # what skip connections give for nothing
+        "gamma_copied": [gamma(method, gs[-1], g) for g in gs],
+        "rho": rhos[0],
+        "nudge": nudge,
+        "nudge_raw": nudge_raw,
+        "h_norm": h_norm,
+        "g_norm": g_norm,
+        "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)],
+        "growth": growth(h_norm),
+        "stability": stability(method, p, *stability_probe),
+        "rescaled": rescaled(method, p, s, x, y, logits),
+    }
     for (name, credit), found in zip(parts.items(), rhos[1:]):
-        out |= {f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)], f"rho_{name}": found}
+        out |= {
+            f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)],
+            f"rho_{name}": found,
+        }
     out |= method.measured(p, s, hs, gs, y, generator)
     zero = "is exactly zero for every sample"
     reasons = {
-        "gamma": f"credit or gradient {zero}", "gamma_block": f"credit or gradient {zero}, or the two levels differ in size",
-        "twin": f"the gradient {zero}", "rho": "all loss differences or all credits vanish", "growth": "a state is exactly zero",
-        "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean gradient",
-    }  # fmt: skip
-    lacking = [k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)]
+        "gamma": f"credit or gradient {zero}",
+        "gamma_block": (f"credit or gradient {zero}, or the two levels differ in size"),
+        "twin": f"the gradient {zero}",
+        "rho": "all loss differences or all credits vanish",
+        "growth": "a state is exactly zero",
+        "stability": f"fewer than {STABILITY_BATCHES} disjoint batches of {BATCH}, or a zero mean "
+        "gradient",
+    }
+    lacking = [
+        k for k in reasons if (None in out[k] if isinstance(out[k], list) else out[k] is None)
+    ]
     return out | {"undefined": {k: reasons[k] for k in lacking}}

@@ -1,9 +1,11 @@
 """Where ensembles train: executors with the interface of concurrent.futures, by name.
 
-Who can reach what: `serial` and `processes:N` open no port. Schedulers and workers that `dask:N` and `slurm:N` open speak TLS
-alone, and only with those who show the certificate that this run has made for itself: its own processes, and those who read
-the owner's files. `dask:N` listens on the loopback interface, `slurm:N` on those that its jobs come by. No dashboard is opened
-unless the configuration of dask-jobqueue asks for one. A scheduler that runs already (`dask:ADDRESS`) is as its owner opened
+Who can reach what: `serial` and `processes:N` open no port. Schedulers and workers that `dask:N`
+and `slurm:N` open speak TLS
+alone, and only with those who show the certificate that this run has made for itself: its own
+processes, and those who read the owner's files. `dask:N` listens on the loopback interface,
+`slurm:N` on those that its jobs come by. No dashboard is opened unless the configuration of
+dask-jobqueue asks for one. A scheduler that runs already (`dask:ADDRESS`) is as its owner opened
 it: without TLS, whoever reaches its port runs code as the owner.
 """
 
@@ -39,7 +41,8 @@ ENGINES = {
     "dask:ADDRESS": "the workers of a Dask scheduler that runs already",
     "slurm:N": "N jobs as dask-jobqueue's own configuration file describes them",
 }
-WAIT = {"dask": 600, "slurm": 86400}  # seconds for a first worker, unless $FAEVAL_WAIT says otherwise
+# seconds for a first worker, unless $FAEVAL_WAIT says otherwise
+WAIT = {"dask": 600, "slurm": 86400}
 PACKAGES = "pip install distributed dask-jobqueue cryptography"
 
 
@@ -48,8 +51,12 @@ class WorkerDied(BrokenExecutor):
 
 
 def lost(error) -> bool:
-    """Whether an exception says that the worker of a task is gone, rather than what the task itself raised."""
-    killed = type(error).__module__.startswith("distributed") and type(error).__name__ == "KilledWorker"
+    """Whether an exception says that the worker of a task is gone, rather than what the task itself
+    raised.
+    """
+    killed = (
+        type(error).__module__.startswith("distributed") and type(error).__name__ == "KilledWorker"
+    )
     return killed or isinstance(error, BrokenExecutor)
 
 
@@ -59,8 +66,8 @@ def lost(error) -> bool:
 class Processes(Executor):
     """`count` processes of this machine, of `threads` threads each.
 
-    One that ends in the middle of a task fails that task alone, with WorkerDied, and is replaced. All
-    end at once with this process, however that ends, and with `stop`.
+    One that ends in the middle of a task fails that task alone, with WorkerDied, and is replaced.
+    All end at once with this process, however that ends, and with `stop`.
     """
 
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
@@ -130,17 +137,23 @@ def _ending(code: int) -> str:
 
 
 def _without_ctrl_c():
-    """Let processes that this thread starts ignore Ctrl-C, which a terminal sends to all; the parent decides."""
+    """Let processes that this thread starts ignore Ctrl-C, which a terminal sends to all; the
+    parent decides.
+    """
     if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # which the first process would start, and then unblock the signal
+        # which the first process would start, and then unblock the signal
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _serve(pipe, threads):
-    """Life of a worker: tasks from the pipe, one after another, until its parent closes the pipe or ends."""
+    """Life of a worker: tasks from the pipe, one after another, until its parent closes the pipe or
+    ends.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a worker that is killed leaves behind
+    # its own is a semaphore, which a worker that is killed leaves behind
+    tqdm.set_lock(threading.RLock())
     with suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(_answer(pipe.recv_bytes()))
@@ -157,7 +170,8 @@ def _answer(task: bytes) -> bytes:
         fn, args, kwargs = pickle.loads(task)
         return pickle.dumps((fn(*args, **kwargs), None))
     except Exception as e:
-        e.add_note("".join(traceback.format_exception(e)))  # of which an exception loses the rest on its way
+        # of which an exception loses the rest on its way
+        e.add_note("".join(traceback.format_exception(e)))
         try:
             answer = pickle.dumps((None, e))
             pickle.loads(answer)
@@ -170,7 +184,9 @@ def _answer(task: bytes) -> bytes:
 
 
 def _secured(folder=None):
-    """A Security of a fresh certificate, without which nobody connects; in files of `folder` where it is given."""
+    """A Security of a fresh certificate, without which nobody connects; in files of `folder` where
+    it is given.
+    """
     from distributed.security import Security
 
     try:
@@ -182,9 +198,15 @@ def _secured(folder=None):
     paths = {}
     for name, text in (("cert", made.tls_scheduler_cert), ("key", made.tls_scheduler_key)):
         paths[name] = Path(folder, f"{name}.pem")
-        with open(os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as f:
+        with open(
+            os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as f:
             f.write(text)
-    roles = {f"tls_{role}_{name}": str(p) for role in ("client", "scheduler", "worker") for name, p in paths.items()}
+    roles = {
+        f"tls_{role}_{name}": str(p)
+        for role in ("client", "scheduler", "worker")
+        for name, p in paths.items()
+    }
     return Security(require_encryption=True, tls_ca_file=str(paths["cert"]), **roles)
 
 
@@ -195,7 +217,12 @@ def _local(stack, count, needs):
 
     stack.enter_context(dask.config.set(QUIET))
     pages = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
-    shape = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1", "silence_logs": logging.ERROR}
+    shape = {
+        "n_workers": count,
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        "silence_logs": logging.ERROR,
+    }
     cluster = LocalCluster(**shape, protocol="tls://", security=_secured(), **pages, **needs)
     return stack.enter_context(cluster)
 
@@ -216,7 +243,8 @@ def _slurm(stack, count):
 
         def __init__(self, *args, security=None, **kwargs):
             security = copy.copy(security)
-            for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):  # words of a shell script
+            # words of a shell script
+            for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
                 setattr(security, name, shlex.quote(getattr(security, name)))
             super().__init__(*args, security=security, **kwargs)
 
@@ -226,27 +254,36 @@ def _slurm(stack, count):
             except Exception as e:
                 if Job.refused is None:  # Dask logs it, and tries again
                     raise
-                Job.refused.append(str(e))  # as text, since Dask counts jobs by what still refers to them
+                # as text, since Dask counts jobs by what still refers to them
+                Job.refused.append(str(e))
                 await ProcessInterface.start(self)
-
 
     told = dask.config.get("jobqueue.slurm")
     shared = told.get("shared-temp-directory")
     shared = os.path.expandvars(os.path.expanduser(shared)) if shared else os.getcwd()
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".faeval-slurm-", dir=shared))  # of mode 0700
+    # of mode 0700
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".faeval-slurm-", dir=shared))
     options = told.get("scheduler-options") or {}
     if "dashboard_address" not in options:
         stack.enter_context(dask.config.set(QUIET))
         options = options | {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     security = _secured(folder)
     cluster = SLURMCluster(
-        job_cls=Job, security=security, protocol="tls://",
+        job_cls=Job,
+        security=security,
+        protocol="tls://",
         scheduler_options=options | {"security": security, "protocol": "tls://"},
-        worker_extra_args=["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *(told.get("worker-extra-args") or ())],
+        worker_extra_args=[
+            "--no-dashboard",
+            "--dashboard-address",
+            "127.0.0.1:0",
+            *(told.get("worker-extra-args") or ()),
+        ],
         python=told.get("python") or shlex.quote(sys.executable),
-    )  # fmt: skip
+    )
     stack.enter_context(cluster)
-    cluster.adapt(minimum_jobs=count, maximum_jobs=count)  # unlike scale, it replaces a job that has reached its wall time
+    # unlike scale, it replaces a job that has reached its wall time
+    cluster.adapt(minimum_jobs=count, maximum_jobs=count)
     return cluster
 
 
@@ -255,7 +292,9 @@ QUIET = {"distributed.scheduler.http.routes": [], "distributed.worker.http.route
 
 
 def _wait(client, name, seconds, refused=()):
-    """Wait for a first worker. Raises OSError where the queue refuses a job, TimeoutError after `seconds`."""
+    """Wait for a first worker. Raises OSError where the queue refuses a job, TimeoutError after
+    `seconds`.
+    """
     until, told = time.monotonic() + seconds, False
     what = f"engine {name!r} has no worker yet"
     while True:
@@ -267,19 +306,26 @@ def _wait(client, name, seconds, refused=()):
         if time.monotonic() >= until:
             raise TimeoutError(f"{what} after {seconds:g} seconds; set FAEVAL_WAIT to wait longer")
         if not told:
-            warnings.warn(f"{what}; waiting for one, for {seconds:g} seconds at most (FAEVAL_WAIT)", stacklevel=4)
+            warnings.warn(
+                f"{what}; waiting for one, for {seconds:g} seconds at most (FAEVAL_WAIT)",
+                stacklevel=4,
+            )
             told = True
 
 
 @contextmanager
 def opened(name: str, gpu=False):
-    """(executor, number of workers) of an engine for `runs.run`: `with opened("processes:2") as (executor, workers)`.
+    """(executor, number of workers) of an engine for `runs.run`: `with opened("processes:2") as
+    (executor, workers)`.
 
-    gpu: ask Dask for the resource GPU=1 for each ensemble (workers started with `--resources GPU=1`).
-    Raises ValueError for an engine that is not known or lacks what it needs, OSError where none of its workers comes.
+    gpu: ask Dask for the resource GPU=1 for each ensemble (workers started with `--resources
+    GPU=1`). Raises ValueError for an engine that is not known or lacks what it needs, OSError where
+    none of its workers comes.
     """
     kind, _, where = name.partition(":")
-    check_known("engine", [kind], {e.partition(":")[0] for e in ENGINES}, f"; forms: {', '.join(ENGINES)}")
+    check_known(
+        "engine", [kind], {e.partition(":")[0] for e in ENGINES}, f"; forms: {', '.join(ENGINES)}"
+    )
     local, count = kind == "processes" or where.isdigit(), int(where) if where.isdigit() else 0
     if kind == "serial":
         yield None, 1
@@ -305,10 +351,15 @@ def _dask(stack, name, kind, where, count, needs):
     except ModuleNotFoundError as e:
         raise ValueError(f"engine {name!r} needs {e.name}: {PACKAGES}") from e
     seconds = environment.waiting(WAIT[kind])
-    stack.enter_context(dask.config.set({"distributed.scheduler.no-workers-timeout": f"{max(1, seconds)}s"}))
+    stack.enter_context(
+        dask.config.set({"distributed.scheduler.no-workers-timeout": f"{max(1, seconds)}s"})
+    )
     if kind == "slurm":
         if not shutil.which("sbatch"):
-            raise ValueError(f"engine {name!r} needs Slurm, whose command sbatch is not here; give it on a host of the cluster")
+            raise ValueError(
+                f"engine {name!r} needs Slurm, whose command sbatch is not here; give it on a "
+                "host of the cluster"
+            )
         try:
             where = _slurm(stack, count)
         except ModuleNotFoundError as e:
@@ -324,5 +375,6 @@ def _dask(stack, name, kind, where, count, needs):
         way_out = "start them with --resources GPU=1, or use --device cpu"
         raise ValueError(f"no worker of engine {name!r} has a GPU to give; {way_out}")
     executor = client.get_executor(pure=False, **needs)
-    stack.callback(executor.shutdown, wait=False)  # after Ctrl-C, do not wait for what is still in a queue
+    # after Ctrl-C, do not wait for what is still in a queue
+    stack.callback(executor.shutdown, wait=False)
     return executor, count or len(workers)  # jobs of a queue have yet to start

@@ -11,15 +11,19 @@ from functools import cache
 import torch
 
 RECORDING = threading.Lock()  # one graph at a time in a process
-EAGER = 3  # steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
+# steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
+EAGER = 3
 
 
 def prepare():
-    """Settings of this process. On CUDA, products keep float32, which cuDNN by default and cuBLAS on the word of the environment
-    would round to TF32 (10 bits), and convolutions take the same algorithm each time.
+    """Settings of this process. On CUDA, products keep float32, which cuDNN by default and cuBLAS
+    on the word of the environment would round to TF32 (10 bits), and convolutions take the same
+    algorithm each time.
 
-    On CPUs, for speed, freed memory is reused: given back, it costs the next step a page fault per 4 KiB. Numbers below 1e-38
-    count as zero: units that have died leave such moments behind, which made the optimiser of one run take half of its step.
+    On CPUs, for speed, freed memory is reused: given back, it costs the next step a page fault per
+    4 KiB. Numbers below 1e-38
+    count as zero: units that have died leave such moments behind, which made the optimiser of one
+    run take half of its step.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
@@ -41,25 +45,40 @@ def threads(count):
 
 
 def by_onednn(f):
-    """f with its float32 products taken by oneDNN in place of MKL, and free to round their operands to bfloat16."""
-    return torch.backends.mkldnn.flags(enabled=None, deterministic=None, allow_tf32=None, fp32_precision="bf16")(f)
+    """f with its float32 products taken by oneDNN in place of MKL, and free to round their operands
+    to bfloat16.
+    """
+    return torch.backends.mkldnn.flags(
+        enabled=None, deterministic=None, allow_tf32=None, fp32_precision="bf16"
+    )(f)
 
 
 @cache
 def onednn_rounds() -> bool:
-    """Whether oneDNN makes use of that freedom on this CPU, found by trying: with AMX it does, with AVX-512 alone it does not."""
-    fine, same = torch.full((64, 64), 1 + 2**-12, dtype=torch.float32), torch.eye(64, dtype=torch.float32)
+    """Whether oneDNN makes use of that freedom on this CPU, found by trying: with AMX it does, with
+    AVX-512 alone it does not.
+    """
+    fine, same = (
+        torch.full((64, 64), 1 + 2**-12, dtype=torch.float32),
+        torch.eye(64, dtype=torch.float32),
+    )
     return not torch.equal(by_onednn(torch.mm)(fine, same), fine)
 
 
 def takes_onednn(precision, device, fused) -> bool:
-    """Whether the products of training go to oneDNN: to be rounded, which spares the tensors that autocast casts, or in a long
-    run for its float32 kernels: on AMD, twice as fast as MKL's, but for some ten microseconds a call that small ones feel."""
-    return device.type == "cpu" and (onednn_rounds() if precision == "bf16" else fused and not onednn_rounds())
+    """Whether the products of training go to oneDNN: to be rounded, which spares the tensors that
+    autocast casts, or in a long
+    run for its float32 kernels: on AMD, twice as fast as MKL's, but for some ten microseconds a
+    call that small ones feel.
+    """
+    return device.type == "cpu" and (
+        onednn_rounds() if precision == "bf16" else fused and not onednn_rounds()
+    )
 
 
 def compiled(f):
-    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on CPUs).
+    """f by torch.compile; f itself, with a warning, where that fails (it needs a C++ compiler on
+    CPUs).
 
     Its wrapper, too, is in C++, and leaves Python to the other threads while it runs.
     """
@@ -70,7 +89,10 @@ def compiled(f):
         try:
             return found(*args)
         except torch._dynamo.exc.TorchDynamoException as e:
-            warnings.warn(f"torch.compile failed, so training goes on uncompiled ({first_line(e)})", stacklevel=2)
+            warnings.warn(
+                f"torch.compile failed, so training goes on uncompiled ({first_line(e)})",
+                stacklevel=2,
+            )
             found = f
             return f(*args)
 
@@ -83,7 +105,9 @@ def first_line(error) -> str:
 
 
 def first_that_works(f, g, told):
-    """f, or g from the first call on in which f fails and g does not, with a warning: `told` and the reason."""
+    """f, or g from the first call on in which f fails and g does not, with a warning: `told` and
+    the reason.
+    """
     found = f
 
     def call(*args):
@@ -105,9 +129,13 @@ def first_that_works(f, g, told):
 
 
 def recorded(f, inputs):
-    """f as a CUDA graph: in one go it launches what f launched when it was recorded, on the memory that f used then."""
+    """f as a CUDA graph: in one go it launches what f launched when it was recorded, on the memory
+    that f used then.
+    """
     buffers, graph = {k: v.clone() for k, v in inputs.items()}, torch.cuda.CUDAGraph()
-    gc.collect()  # an ensemble and its graph refer to each other, so that those of before may still hold their memory
+    # an ensemble and its graph refer to each other, so that those of before may still hold their
+    # memory
+    gc.collect()
     with RECORDING, torch.cuda.device(next(iter(buffers.values())).device):
         with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
             out = f(buffers)
@@ -122,9 +150,11 @@ def recorded(f, inputs):
 
 
 def replayed(f, record=recorded):
-    """f, which takes a dict of tensors and returns one, recorded after EAGER calls; f itself, with a warning, where that fails.
+    """f, which takes a dict of tensors and returns one, recorded after EAGER calls; f itself, with
+    a warning, where that fails.
 
-    f must find all else that it reads, and leave all that it changes, in tensors that stay where they are.
+    f must find all else that it reads, and leave all that it changes, in tensors that stay where
+    they are.
     """
     left, found = EAGER, f
 
@@ -135,7 +165,10 @@ def replayed(f, record=recorded):
             try:
                 found = record(f, inputs)
             except RuntimeError as e:
-                warnings.warn(f"no CUDA graph of the step, so training goes on eagerly ({first_line(e)})", stacklevel=2)
+                warnings.warn(
+                    f"no CUDA graph of the step, so training goes on eagerly ({first_line(e)})",
+                    stacklevel=2,
+                )
         return found(inputs)
 
     return call

@@ -12,14 +12,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 # what reading a damaged file may raise
-UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 FULL = "make room there; what has been published is whole, and the same command goes on"
 READ_ONLY = "name a folder that you may write to"
-LOCKS = "its file system has no working locks; use one that has, as local disks and most NFS mounts do"
+LOCKS = (
+    "its file system has no working locks; use one that has, as local disks and most NFS mounts do"
+)
 WAYS_OUT = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EFBIG: FULL}
 WAYS_OUT |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), READ_ONLY)
-WAYS_OUT |= dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a file and a folder are in each other's place")
+WAYS_OUT |= dict.fromkeys(
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a file and a folder are in each other's place"
+)
 WAYS_OUT |= dict.fromkeys((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), LOCKS)
 
 
@@ -32,7 +44,9 @@ def explained(error: OSError | NotImplementedError, path) -> OSError:
 
 
 def check_writable(path) -> None:
-    """Raise OSError, naming the way out, where a file `path` could not be published now. Makes its folder."""
+    """Raise OSError, naming the way out, where a file `path` could not be published now. Makes its
+    folder.
+    """
     path = Path(path)
     if path.is_dir():
         raise explained(IsADirectoryError(errno.EISDIR, "is a folder"), path)
@@ -56,7 +70,9 @@ def check_folder(path) -> None:
 
 
 def publish(path: Path, content: bytes | str) -> Path:
-    """Write `content` to `path` by way of a temporary folder beside it, flushed to disk before the rename."""
+    """Write `content` to `path` by way of a temporary folder beside it, flushed to disk before the
+    rename.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +99,13 @@ def dump_json(value, indent=0) -> str:
         rows = (f"{pad}{json.dumps(str(k))}: {dump_json(v, indent + 1)}" for k, v in value.items())
         return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
     if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-        return "[\n" + ",\n".join(pad + dump_json(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
+        return (
+            "[\n"
+            + ",\n".join(pad + dump_json(v, indent + 1) for v in value)
+            + "\n"
+            + " " * indent
+            + "]"
+        )
     return json.dumps(value, allow_nan=False)
 
 
@@ -101,9 +123,13 @@ def publish_tensors(path: Path, tensors: dict, meta: dict) -> Path:
 
 
 def read_tensors(path: Path, only_meta=False) -> tuple[dict, dict]:
-    """(tensors, meta) of such a file; only_meta reads its header alone. Raises one of UNREADABLE."""
+    """(tensors, meta) of such a file; only_meta reads its header alone. Raises one of
+    UNREADABLE.
+    """
     with safe_open(path, "pt") as f:
-        return {} if only_meta else {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["faeval"])
+        return {} if only_meta else {k: f.get_tensor(k) for k in f.keys()}, json.loads(
+            f.metadata()["faeval"]
+        )
 
 
 def read_json(path: Path, lists=()) -> dict:

@@ -288,7 +288,9 @@ class Walk:
     def class_(self, cls):
         package = self.package(cls.__module__)
         if package:
-            yield f"{package} {cls.__qualname__} {'' if is_own(cls) else getattr(cls, 'version', '')}"
+            yield (
+                f"{package} {cls.__qualname__} {'' if is_own(cls) else getattr(cls, 'version', '')}"
+            )
             return
         for base in cls.__mro__:
             if self.package(base.__module__):

@@ -1,7 +1,9 @@
-"""The papermill sequence: check the parameters of every notebook first, run them in order, believe only what is checked here.
+"""The papermill sequence: check the parameters of every notebook first, run them in order, believe
+only what is checked here.
 
-Papermill only warns of an unknown parameter, and may call a notebook completed whose kernel was killed. So a notebook counts
-as complete when it ran without an error and its last code cell has printed `<stem>: done`.
+Papermill only warns of an unknown parameter, and may call a notebook completed whose kernel was
+killed. So a notebook counts as complete when it ran without an error and its last code cell has
+printed `<stem>: done`.
 """
 
 import ast
@@ -24,53 +26,98 @@ from .files import check_writable, publish, publish_json
 from .runs import resolve_device
 
 FOLDERS = ("results", "figures")
-SMOKE = {"dataset": "digits", "width": 32, "depth": 3, "depths": [2, 3], "epochs": 3, "augment": False, "seeds": [42, 123]}
-SMOKE |= {"branches": ["zero_target"], "mixes": ["raw"], "snapshots": [0.5, 1.0], "models": ["studentnet"]}
-SMOKE |= {"rules": ["dfa", "sb"], "penalties": [0.0, 0.01], "treatments": ["own rule", "random init"]}
-SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.0, 0.5]}  # for the synthetic students
+SMOKE = {
+    "dataset": "digits",
+    "width": 32,
+    "depth": 3,
+    "depths": [2, 3],
+    "epochs": 3,
+    "augment": False,
+    "seeds": [42, 123],
+}
+SMOKE |= {
+    "branches": ["zero_target"],
+    "mixes": ["raw"],
+    "snapshots": [0.5, 1.0],
+    "models": ["studentnet"],
+}
+SMOKE |= {
+    "rules": ["dfa", "sb"],
+    "penalties": [0.0, 0.01],
+    "treatments": ["own rule", "random init"],
+}
+# for the synthetic students
+SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.0, 0.5]}
 SMOKE |= {"train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
 # values for the parameters of these names and for those that end in _<name>, as in table_epochs
 PROFILES = {"paper": {"train": False}, "smoke": SMOKE}
-ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})  # else ipykernel warns of plain-text local sockets
+# else ipykernel warns of plain-text local sockets
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 
 
 def select(root: Path, names=None) -> list[Path]:
-    """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title (audit)."""
-    known = {name: p for p in sorted((root / "notebooks").glob("[0-9]*.ipynb")) for name in (p.stem, *p.stem.split("_", 1))}
+    """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title
+    (audit).
+    """
+    known = {
+        name: p
+        for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+        for name in (p.stem, *p.stem.split("_", 1))
+    }
     if not known:
-        raise FileNotFoundError(f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository")
+        raise FileNotFoundError(
+            f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository"
+        )
     wanted = [Path(name).stem for name in names or known]
     check_known("notebook", wanted, known)
     return sorted({known[name] for name in wanted})
 
 
 def declared(path: Path) -> dict:
-    """Name -> default of a notebook's cell tagged `parameters`, which holds assignments of plain literals and nothing else."""
+    """Name -> default of a notebook's cell tagged `parameters`, which holds assignments of plain
+    literals and nothing else.
+    """
     found = {}
     try:
-        (cell,) = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", ())]
+        (cell,) = [
+            c
+            for c in nbformat.read(path, as_version=4).cells
+            if "parameters" in c.metadata.get("tags", ())
+        ]
         for node in ast.parse(cell.source).body:
             (target,) = node.targets
             found[target.id] = ast.literal_eval(node.value)
     except (AttributeError, SyntaxError, TypeError, ValueError) as e:
-        raise ValueError(f"{path} needs exactly one cell tagged 'parameters', of lines `name = plain literal` ({e})") from e
+        raise ValueError(
+            f"{path} needs exactly one cell tagged 'parameters', of lines `name = plain "
+            f"literal` ({e})"
+        ) from e
     return found
 
 
 def fits(value, default) -> bool:
-    """Whether a value is of the type of a notebook's default: anything for None, an int too for a float, lists item by item."""
+    """Whether a value is of the type of a notebook's default: anything for None, an int too for a
+    float, lists item by item.
+    """
     if isinstance(default, list):
         return isinstance(value, list) and all(fits(v, d) for d in default[:1] for v in value)
-    return default is None or type(value) is type(default) or (type(value), type(default)) == (int, float)
+    return (
+        default is None
+        or type(value) is type(default)
+        or (type(value), type(default)) == (int, float)
+    )
 
 
 FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
-NAMES = {"dim": "width", "rules": "method", "penalties": "penalty"}  # of parameters that are fields by another name
+# of parameters that are fields by another name
+NAMES = {"dim": "width", "rules": "method", "penalties": "penalty"}
 
 
 def check_value(name: str, value) -> None:
-    """Raise ValueError for a value that no run can take: of a list, none or one twice; of a field of RunConfig, as `epochs`
-    and `fit_epochs` or, one by one, `depths` are, what the field does not take."""
+    """Raise ValueError for a value that no run can take: of a list, none or one twice; of a field
+    of RunConfig, as `epochs` and `fit_epochs` or, one by one, `depths` are, what the field does not
+    take.
+    """
     if isinstance(value, list):
         if not value or len(set(map(repr, value))) < len(value):
             raise ValueError(f"{name} must be one or more values, each of them once, not {value}")
@@ -83,7 +130,9 @@ def check_value(name: str, value) -> None:
 
 
 def check_field(field: str, value, name: str) -> None:
-    """Raise ValueError, under the name of a parameter, for a value that this field of RunConfig does not take."""
+    """Raise ValueError, under the name of a parameter, for a value that this field of RunConfig
+    does not take.
+    """
     default = FIELDS[field]
     if field in CHOICES:
         check_known(name, [value], CHOICES[field])
@@ -92,7 +141,9 @@ def check_field(field: str, value, name: str) -> None:
 
 
 def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
-    """(notebook, parameters to pass, all its parameters) in order; every mistake is found here, before anything starts."""
+    """(notebook, parameters to pass, all its parameters) in order; every mistake is found here,
+    before anything starts.
+    """
     check_known("profile", [profile], PROFILES)
     cells = {p: declared(p) for p in select(root, notebooks)}
     check_known("notebook parameter", given, {name for cell in cells.values() for name in cell})
@@ -101,20 +152,37 @@ def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path
     resolve_device(given.get("device", "auto"))
     environment.training()
     environment.check_threads()
-    given = given | {name: str(Path(str(given[name])).resolve()) for name in FOLDERS if name in given}
+    given = given | {
+        name: str(Path(str(given[name])).resolve()) for name in FOLDERS if name in given
+    }
     plan = []
     for path, cell in cells.items():
         if missing := {*FOLDERS, "train"} - cell.keys():
-            raise ValueError(f"notebook {path.stem} lacks parameters that every notebook needs: {', '.join(sorted(missing))}")
-        passed = {k: v for k in cell if (v := given.get(k, PROFILES[profile].get(k.rpartition("_")[2]))) is not None}
+            raise ValueError(
+                f"notebook {path.stem} lacks parameters that every notebook needs: "
+                f"{', '.join(sorted(missing))}"
+            )
+        passed = {
+            k: v
+            for k in cell
+            if (v := given.get(k, PROFILES[profile].get(k.rpartition("_")[2]))) is not None
+        }
         for name, value in passed.items():
             if not fits(value, cell[name]):
-                raise ValueError(f"parameter {name!r} of notebook {path.stem} must be like {cell[name]!r}, not {value!r}")
+                raise ValueError(
+                    f"parameter {name!r} of notebook {path.stem} must be like {cell[name]!r}, "
+                    f"not {value!r}"
+                )
             if name in given:
                 check_value(name, value)
         for name in FOLDERS:
-            if profile == "smoke" and (path.parent / passed[name]).resolve().is_relative_to(root / name):
-                raise ValueError(f"smoke results must not land in {root / name}; choose another folder for {name!r}")
+            if profile == "smoke" and (path.parent / passed[name]).resolve().is_relative_to(
+                root / name
+            ):
+                raise ValueError(
+                    f"smoke results must not land in {root / name}; choose another folder for "
+                    f"{name!r}"
+                )
         plan.append((path, passed, cell | passed))
     return plan
 
@@ -126,7 +194,9 @@ def code(nb) -> list:
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel that ends with its notebook, wherever an interrupt has caught the client that should have ended it."""
+    """A kernel that ends with its notebook, wherever an interrupt has caught the client that should
+    have ended it.
+    """
 
     begun = []
 
@@ -144,24 +214,44 @@ class Kernel(AsyncKernelManager):
 
 
 def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=True) -> dict | None:
-    """Run one notebook in its own folder, keep the executed copy, and say what failed in which code cell (from 1), or None."""
+    """Run one notebook in its own folder, keep the executed copy, and say what failed in which code
+    cell (from 1), or None.
+    """
     copy.unlink(missing_ok=True)
-    source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, copy))  # papermill formats its paths
+    # papermill formats its paths
+    source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, copy))
     try:
         papermill.execute_notebook(
-            source, target, passed, cwd=str(path.parent), kernel_name="python3", language="python", progress_bar=False,
-            config=ENCRYPTED, shutdown_kernel="immediate", record_timing=False, stderr_file=sys.stderr if progress else None,
+            source,
+            target,
+            passed,
+            cwd=str(path.parent),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            config=ENCRYPTED,
+            shutdown_kernel="immediate",
+            record_timing=False,
+            stderr_file=sys.stderr if progress else None,
             kernel_manager_class=Kernel,
-        )  # fmt: skip
-        printed = "".join(o.text for o in code(nbformat.read(copy, as_version=4))[-1].outputs if o.get("name") == "stdout")
+        )
+        printed = "".join(
+            o.text
+            for o in code(nbformat.read(copy, as_version=4))[-1].outputs
+            if o.get("name") == "stdout"
+        )
         if f"{path.stem}: done" not in printed.splitlines():
             raise RuntimeError(f"the last code cell did not print '{path.stem}: done'")
         if write_back:
             put_back(path, copy)
         return None
     except papermill.exceptions.PapermillExecutionError as e:
-        error, traceback = f"{e.ename}: {e.evalue}", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(e.traceback)).splitlines()
-    except Exception as e:  # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
+        error, traceback = (
+            f"{e.ename}: {e.evalue}",
+            re.sub(r"\x1b\[[\d;]*m", "", "\n".join(e.traceback)).splitlines(),
+        )
+    except Exception as e:
+        # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
         error, traceback = f"{type(e).__name__}: {e}", []
     finally:
         Kernel.end_all()
@@ -172,29 +262,38 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
 
 
 def merged(outputs) -> list:
-    """Outputs of a cell with all that it printed in one, where its first print stood, as a terminal shows it: of a line that
-    carriage returns overwrite, the last state."""
+    """Outputs of a cell with all that it printed in one, where its first print stood, as a terminal
+    shows it: of a line that carriage returns overwrite, the last state."""
     found, printed = [], {}
     for output in outputs:
-        first = printed.setdefault(output["name"], output) if output["output_type"] == "stream" else output
+        first = (
+            printed.setdefault(output["name"], output)
+            if output["output_type"] == "stream"
+            else output
+        )
         if first is output:
             found.append(output)
         else:
             first["text"] += output["text"]
-    for output in printed.values():  # not by nbclient, whose time goes with the square of a line's length
+    # not by nbclient, whose time goes with the square of a line's length
+    for output in printed.values():
         lines = output["text"].split("\n")
         output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
     return found
 
 
 def put_back(path: Path, copy: Path) -> None:
-    """Put the outputs of an executed copy, less stderr and widgets, into its notebook; all else there stays as it is."""
+    """Put the outputs of an executed copy, less stderr and widgets, into its notebook; all else
+    there stays as it is.
+    """
     nb, ran = (nbformat.read(p, as_version=4) for p in (path, copy))
     if [c.source for c in code(nb)] != [c.source for c in code(ran)]:
         raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
     widget = "application/vnd.jupyter.widget-view+json"
     for count, (cell, done) in enumerate(zip(code(nb), code(ran)), 1):
-        shown = [o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())]
+        shown = [
+            o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())
+        ]
         cell.outputs = merged(shown)
         for part in (cell, *cell.outputs):
             if "execution_count" in part:
@@ -202,43 +301,84 @@ def put_back(path: Path, copy: Path) -> None:
     publish(path, nbformat.writes(nb) + "\n")
 
 
-def reproduce(profile="smoke", notebooks=None, parameters=None, out=None, write_back=False, root=None, progress=True) -> dict:
-    """Run notebooks in order through papermill and return the manifest, which is also written last to out/manifest.json.
+def reproduce(
+    profile="smoke",
+    notebooks=None,
+    parameters=None,
+    out=None,
+    write_back=False,
+    root=None,
+    progress=True,
+) -> dict:
+    """Run notebooks in order through papermill and return the manifest, which is also written last
+    to out/manifest.json.
 
-    parameters: values for the notebooks' own parameters; unknown names and wrong types raise ValueError before anything starts.
-    out: folder of the executed copies, default work/executed/<profile>. write_back: put the outputs of complete notebooks
-    into notebooks/*.ipynb (paper profile with its own parameters only). progress: show what the notebooks write to stderr.
+    parameters: values for the notebooks' own parameters; unknown names and wrong types raise
+    ValueError before anything starts.
+    out: folder of the executed copies, default work/executed/<profile>. write_back: put the outputs
+    of complete notebooks into notebooks/*.ipynb (paper profile with its own parameters only).
+    progress: show what the notebooks write to stderr.
     """
     root = Path(root or Path(__file__).parents[1]).resolve()
     plan = prepare(root, profile, notebooks, parameters or {})
     if write_back and (profile != "paper" or set(parameters or ()) - {"train", "device"}):
-        raise ValueError("outputs are written back from the paper profile with the notebooks' own parameters only")
+        raise ValueError(
+            "outputs are written back from the paper profile with the notebooks' own "
+            "parameters only"
+        )
     out = Path(out or root / "work" / "executed" / profile).absolute()
-    for place in (out / "manifest.json", (root / "notebooks" / plan[0][2]["results"] / "reproduction.csv").resolve()):
+    for place in (
+        out / "manifest.json",
+        (root / "notebooks" / plan[0][2]["results"] / "reproduction.csv").resolve(),
+    ):
         check_writable(place)
     (out / "manifest.json").unlink(missing_ok=True)
     rows = []
     for i, (path, passed, values) in enumerate(plan, 1):
         mark, began = f"[{i}/{len(plan)}] {path.stem}", time.monotonic()
         print(f"{mark} ...", flush=True)
-        environment = {} if values["train"] else {"FAEVAL_TRAIN": "0"}  # whatever the notebook forgets
-        environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}  # nets so small that two threads would only wait
+        # whatever the notebook forgets
+        environment = {} if values["train"] else {"FAEVAL_TRAIN": "0"}
+        # nets so small that two threads would only wait
+        environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
         with patch.dict(os.environ, environment):
             error = execute(path, passed, out / path.name, write_back, progress)
         status, seconds = "failed" if error else "complete", round(time.monotonic() - began, 1)
-        rows.append({"name": path.stem, "status": status, "seconds": seconds, "error": error, "parameters": values})
+        rows.append(
+            {
+                "name": path.stem,
+                "status": status,
+                "seconds": seconds,
+                "error": error,
+                "parameters": values,
+            }
+        )
         told = f"FAILED in cell {error['cell']}: {error['error']}" if error else "complete"
         print(f"{mark} {told}", *(error["traceback"] if error else ()), sep="\n    ", flush=True)
-    places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {"executed": out}
+    places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {
+        "executed": out
+    }
     results = places["results"]
-    publish(results / "reproduction.csv", tables.reproduction(results).to_csv(index=False, float_format="%.6g"))
+    publish(
+        results / "reproduction.csv",
+        tables.reproduction(results).to_csv(index=False, float_format="%.6g"),
+    )
     failed = [r["name"] for r in rows if r["error"]]
     if failed:
         print("the paper's numbers stay as they were, since they need every notebook")
     elif results == root / "results" and (root / "paper").is_dir():
         latex.write(results, root / "paper")
-    manifest = {"profile": profile, "status": "failed" if failed else "complete", "failed": failed, "notebooks": rows}
-    manifest |= {"package": __version__, "python": sys.version.split()[0], **{k: str(v) for k, v in places.items()}}
+    manifest = {
+        "profile": profile,
+        "status": "failed" if failed else "complete",
+        "failed": failed,
+        "notebooks": rows,
+    }
+    manifest |= {
+        "package": __version__,
+        "python": sys.version.split()[0],
+        **{k: str(v) for k, v in places.items()},
+    }
     publish_json(out / "manifest.json", manifest)
     print(*(f"{name:<9} {os.path.relpath(place)}" for name, place in places.items()), sep="\n")
     print(f"{len(rows) - len(failed)} of {len(rows)} notebooks complete")

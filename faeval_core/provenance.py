@@ -20,9 +20,23 @@ from .owncode import outline
 
 ROOT = Path(__file__).parent
 REPORTS = {  # modules that only read, send or show what has been measured
-    "__main__", "audit", "costs", "engines", "figures", "files", "latex", "parcel", "pipeline", "preflight", "protocol",
-    "provenance", "stats", "store", "study", "tables",
-}  # fmt: skip
+    "__main__",
+    "audit",
+    "costs",
+    "engines",
+    "figures",
+    "files",
+    "latex",
+    "parcel",
+    "pipeline",
+    "preflight",
+    "protocol",
+    "provenance",
+    "stats",
+    "store",
+    "study",
+    "tables",
+}
 
 
 def _read() -> dict[str, bytes]:
@@ -80,7 +94,12 @@ def checkout() -> dict:
 def made_by() -> dict:
     """What every record of this process says of the code and the machine that made it."""
     return {
-        "package": __version__, **checkout(), "source": source_digest(LOADED), "cpu": cpu_model(),
-        "kernels": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-        "numpy": np.__version__, "python": platform.python_version(),
-    }  # fmt: skip
+        "package": __version__,
+        **checkout(),
+        "source": source_digest(LOADED),
+        "cpu": cpu_model(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

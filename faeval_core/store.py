@@ -1,4 +1,6 @@
-"""RunRecord and the store: one readable JSON per run, verified when read, beside checkpoints and weight snapshots."""
+"""RunRecord and the store: one readable JSON per run, verified when read, beside checkpoints and
+weight snapshots.
+"""
 
 import json
 import math
@@ -11,16 +13,27 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .config import RunConfig
-from .files import UNREADABLE, digest, explained, publish_json, publish_tensors, read_json, read_tensors
+from .files import (
+    UNREADABLE,
+    digest,
+    explained,
+    publish_json,
+    publish_tensors,
+    read_json,
+    read_tensors,
+)
 from .methods import METHODS
 
 DIGITS = 7  # significant digits kept of a measured value
-SCIENCE = ("status", "curves", "diagnostics", "fault")  # what a rerun reproduces: not timing and provenance
+# what a rerun reproduces: not timing and provenance
+SCIENCE = ("status", "curves", "diagnostics", "fault")
 PARTS = {"id", *SCIENCE, "config", "provenance", "checksum"}  # of a record, as of this version
 
 
 def rounded(value):
-    """Measured values to 7 significant digits; a non-finite number becomes None, which means undefined."""
+    """Measured values to 7 significant digits; a non-finite number becomes None, which means
+    undefined.
+    """
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -30,9 +43,11 @@ def rounded(value):
 
 @dataclass
 class RunRecord:
-    """What one run gave. `curves` has one entry per epoch (epoch 1 first), `diagnostics` one per chosen epoch.
+    """What one run gave. `curves` has one entry per epoch (epoch 1 first), `diagnostics` one per
+    chosen epoch.
 
-    status is 'complete' or 'diverged'; a diverged run has `fault` = {step, quantity} and no final accuracy.
+    status is 'complete' or 'diverged'; a diverged run has `fault` = {step, quantity} and no final
+    accuracy.
     """
 
     config: RunConfig
@@ -61,22 +76,34 @@ class RunRecord:
         return _checksum(self.science())
 
     def to_json(self) -> dict:
-        return {"id": self.config.id, **self.science(), "provenance": self.provenance, "checksum": self.checksum}
+        return {
+            "id": self.config.id,
+            **self.science(),
+            "provenance": self.provenance,
+            "checksum": self.checksum,
+        }
 
     @classmethod
     def from_json(cls, raw: dict) -> "RunRecord":
-        """Inverse of `to_json`. Raises one of UNREADABLE for what is damaged, RecordRefused for what is whole but not understood.
+        """Inverse of `to_json`. Raises one of UNREADABLE for what is damaged, RecordRefused for
+        what is whole but not understood.
         """
         if raw.keys() > PARTS:
             more = raw.keys() - PARTS
-            raise RecordRefused(f"it has parts that this version of faeval does not know ({', '.join(sorted(more))})")
-        told = {k: raw[k] for k in (*SCIENCE, "config")}  # as it is: an older config lacks fields that are new
+            raise RecordRefused(
+                "it has parts that this version of faeval does not know "
+                f"({', '.join(sorted(more))})"
+            )
+        # as it is: an older config lacks fields that are new
+        told = {k: raw[k] for k in (*SCIENCE, "config")}
         if _checksum(told) != raw["checksum"]:
             raise ValueError("its checksum does not match its content")
         try:
             config = RunConfig.from_dict(raw["config"])
         except (ValueError, TypeError) as e:
-            raise RecordRefused(f"this version of faeval does not understand its config ({e})") from e
+            raise RecordRefused(
+                f"this version of faeval does not understand its config ({e})"
+            ) from e
         return cls(config, *(raw[k] for k in (*SCIENCE, "provenance")))
 
 
@@ -85,14 +112,19 @@ class StoreFault(ValueError):
 
 
 class RecordRefused(StoreFault):
-    """A record that is whole, and neither used nor replaced here: of another version of faeval, another config, other images."""
+    """A record that is whole, and neither used nor replaced here: of another version of faeval,
+    another config, other images.
+    """
 
 
 class Store:
-    """Records under root/records (to be committed); checkpoints and snapshots under root/checkpoints (not).
+    """Records under root/records (to be committed); checkpoints and snapshots under
+    root/checkpoints (not).
 
-    A record is found by the id of its config, code of the user's own included. Older records of a rule of one's own name no
-    code: such a record counts for the code that root/rules.json names beside its id, and for no other (see `adopt`).
+    A record is found by the id of its config, code of the user's own included. Older records of a
+    rule of one's own name no
+    code: such a record counts for the code that root/rules.json names beside its id, and for no
+    other (see `adopt`).
     """
 
     def __init__(self, root="results"):
@@ -102,7 +134,9 @@ class Store:
         return self.root / "records" / f"{cfg.id}.json"
 
     def get(self, cfg: RunConfig) -> RunRecord | None:
-        """The record of a run, or None; a damaged one counts as missing, with a warning. Raises RecordRefused."""
+        """The record of a run, or None; a damaged one counts as missing, with a warning. Raises
+        RecordRefused.
+        """
         record, told = self._found(cfg)
         if told:
             warnings.warn(told, stacklevel=2)
@@ -120,15 +154,26 @@ class Store:
         except FileNotFoundError:
             if not cfg.code or not self.record_path(old := _without_code(cfg)).exists():
                 return None, ""
-            told = f"the record {old.id} in {self.root} is from before records named the code of a rule, so it is not taken"
-            return None, f"{told}; if it is of this very rule, say so with Store({str(self.root)!r}).adopt([config])"
+            told = (
+                f"the record {old.id} in {self.root} is from before records named the code "
+                "of a rule, so it is not taken"
+            )
+            return (
+                None,
+                (
+                    f"{told}; if it is of this very rule, say so with "
+                    f"Store({str(self.root)!r}).adopt([config])"
+                ),
+            )
         except StoreFault:
             raise
         except UNREADABLE as e:
             return None, f"record {path} is unreadable and counts as missing ({e})"
 
     def put(self, record: RunRecord) -> Path:
-        """Write a record, in the place of one of the same config or of a damaged one. Raises RecordRefused for any other."""
+        """Write a record, in the place of one of the same config or of a damaged one. Raises
+        RecordRefused for any other.
+        """
         path = self.record_path(record.config)
         try:
             self._read(path, record.config)
@@ -139,7 +184,9 @@ class Store:
         return publish_json(path, record.to_json())
 
     def all(self) -> list[RunRecord]:
-        """Every record of the rules and models that are known here, ordered by file name; one warning says what is left out."""
+        """Every record of the rules and models that are known here, ordered by file name; one
+        warning says what is left out.
+        """
         found, left = self.survey()
         if left:
             told = ", ".join(f"{count} {reason}" for reason, count in left.items())
@@ -172,17 +219,25 @@ class Store:
         return found, _merged(left)
 
     def _read(self, path, cfg=None) -> RunRecord:
-        """A record that is of `cfg`. Raises FileNotFoundError, RecordRefused, or another of UNREADABLE where it is damaged."""
+        """A record that is of `cfg`. Raises FileNotFoundError, RecordRefused, or another of
+        UNREADABLE where it is damaged.
+        """
         try:
             record = RunRecord.from_json(json.loads(path.read_bytes()))
             if (cfg is None or cfg.code) and (code := self._vouched(record.config)):
                 record = replace(record, config=replace(record.config, code=code))
             if cfg not in (None, record.config):
                 raise RecordRefused("it belongs to another config")
-            made_on, here = record.provenance.get("dataset_fingerprint"), self._datasets().get(record.config.dataset)
+            made_on, here = (
+                record.provenance.get("dataset_fingerprint"),
+                self._datasets().get(record.config.dataset),
+            )
             if made_on and here and made_on != here:
                 dataset = record.config.dataset
-                raise RecordRefused(f"it was made on images of {dataset!r} with fingerprint {made_on}, others here on {here}")
+                raise RecordRefused(
+                    f"it was made on images of {dataset!r} with fingerprint {made_on}, others "
+                    f"here on {here}"
+                )
             return record
         except RecordRefused as e:
             way_out = "use another results folder, or move it away to train it anew"
@@ -197,20 +252,28 @@ class Store:
         return self.record_path(old) if self._vouched(old) == cfg.code else path
 
     def _vouched(self, cfg) -> str:
-        """Digest of the code that a record which names none is said to be of; '' where nothing is said."""
+        """Digest of the code that a record which names none is said to be of; '' where nothing is
+        said.
+        """
         return "" if cfg.code or not cfg.code_now() else self._json("rules.json").get(cfg.id, "")
 
     def adopt(self, configs) -> Path:
-        """Vouch that the records of these configs, from before records named the code of a rule, are of the code of now."""
+        """Vouch that the records of these configs, from before records named the code of a rule,
+        are of the code of now.
+        """
         rules = self._json("rules.json")
         for c in configs:
             if not self.record_path(_without_code(c)).exists():
-                raise ValueError(f"there is no record {_without_code(c).id} in {self.root} to vouch for")
+                raise ValueError(
+                    f"there is no record {_without_code(c).id} in {self.root} to vouch for"
+                )
             rules[_without_code(c).id] = c.code_now()
         return publish_json(self.root / "rules.json", dict(sorted(rules.items())))
 
     def _json(self, name) -> dict:
-        """What a file at the root says, {} where there is none. Raises StoreFault, which names a damaged one."""
+        """What a file at the root says, {} where there is none. Raises StoreFault, which names a
+        damaged one.
+        """
         path = self.root / name
         try:
             return read_json(path)
@@ -222,7 +285,7 @@ class Store:
     def _datasets(self) -> dict:
         return self._json("datasets.json")
 
-    # -- tensors ------------------------------------------------------------------------------------------------------
+    # -- tensors
 
     def checkpoint_path(self, cfg: RunConfig) -> Path:
         return self.root / "checkpoints" / f"{cfg.id}.safetensors"
@@ -235,9 +298,11 @@ class Store:
         publish_tensors(path, tensors, {**meta, "header": _checksum(meta)})
 
     def load_tensors(self, path: Path, only_meta=False):
-        """(tensors, meta) of a checkpoint or snapshot, or None where it is missing or, with a warning, damaged.
+        """(tensors, meta) of a checkpoint or snapshot, or None where it is missing or, with a
+        warning, damaged.
 
-        only_meta: read and check the header alone, without the tensors and without comparing their digest.
+        only_meta: read and check the header alone, without the tensors and without comparing their
+        digest.
         """
         try:
             before = _stamp(path)
@@ -258,14 +323,17 @@ class Store:
             return None
 
     def has_tensors(self, path: Path) -> bool:
-        """Whether a checkpoint or snapshot is there whole; each file, as it stands, is read for this once in a process."""
+        """Whether a checkpoint or snapshot is there whole; each file, as it stands, is read for
+        this once in a process.
+        """
         with suppress(OSError):
             return _stamp(path) in _WHOLE or self.load_tensors(path) is not None
         return False
 
     @contextmanager
     def lock(self, name: str, wait=True):
-        """Hold the lock `name` among the processes on this store, of which it outlives none; False where another has it.
+        """Hold the lock `name` among the processes on this store, of which it outlives none; False
+        where another has it.
 
         wait: for the other, rather than yield False.
         """
@@ -289,7 +357,9 @@ class Store:
         return self.root / "checkpoints" / f"{name}.lock"
 
     def is_locked(self, name: str) -> bool | None:
-        """Whether another process holds the lock `name`; None where this one may not find out. Leaves no file behind."""
+        """Whether another process holds the lock `name`; None where this one may not find out.
+        Leaves no file behind.
+        """
         if not self.lock_path(name).exists():
             return False
         try:
@@ -299,15 +369,23 @@ class Store:
             return None
 
     def check_dataset(self, data) -> None:
-        """Compare a dataset with the fingerprint this store's records were made on; note it where it is new."""
-        with self.lock("datasets"):  # else two processes that note new datasets at once would lose one of them
+        """Compare a dataset with the fingerprint this store's records were made on; note it where
+        it is new.
+        """
+        # else two processes that note new datasets at once would lose one of them
+        with self.lock("datasets"):
             known = self._datasets()
             if data.name not in known:
-                publish_json(self.root / "datasets.json", dict(sorted({**known, data.name: data.fingerprint}.items())))
+                publish_json(
+                    self.root / "datasets.json",
+                    dict(sorted({**known, data.name: data.fingerprint}.items())),
+                )
         if (expected := known.get(data.name, data.fingerprint)) != data.fingerprint:
             here = f"dataset {data.name!r} here has fingerprint {data.fingerprint}"
             way_out = "register your images under another name, or use another results folder"
-            raise ValueError(f"{here}, but the records in {self.root} were made on {expected}; {way_out}")
+            raise ValueError(
+                f"{here}, but the records in {self.root} were made on {expected}; {way_out}"
+            )
 
 
 _WHOLE = set()  # stamps of the tensor files that this process has read and found whole
@@ -336,4 +414,6 @@ def _checksum(science: dict) -> str:
 
 
 def _digest(tensors) -> str:
-    return digest(part for k, t in sorted(tensors.items()) for part in (f"{k}{tuple(t.shape)}{t.dtype}", t))
+    return digest(
+        part for k, t in sorted(tensors.items()) for part in (f"{k}{tuple(t.shape)}{t.dtype}", t)
+    )

@@ -1,4 +1,6 @@
-"""The frame of one study notebook: its arms, its claims, its comparison with the reference, and where each output went."""
+"""The frame of one study notebook: its arms, its claims, its comparison with the reference, and
+where each output went.
+"""
 
 import math
 from collections import Counter
@@ -15,7 +17,9 @@ from .store import Store, rounded
 
 
 class Claim(NamedTuple):
-    """A statement about a figure, with the bound that it has to be beyond; `found` is None where nothing is recorded."""
+    """A statement about a figure, with the bound that it has to be beyond; `found` is None where
+    nothing is recorded.
+    """
 
     name: str
     statement: str
@@ -34,10 +38,13 @@ class Claim(NamedTuple):
 
 @dataclass
 class Study:
-    """One study: `notebook` is the notebook's stem (11_audit), `folder` its place under results/ and figures/.
+    """One study: `notebook` is the notebook's stem (11_audit), `folder` its place under results/
+    and figures/.
 
-    `results` and `figures` are the roots. train=False only reads the store; what it lacks is shown as not run, with its cost.
-    unit: what the values of a claim stand for, where it is not seeds; of: the one thing that all of them are parts of, such as
+    `results` and `figures` are the roots. train=False only reads the store; what it lacks is shown
+    as not run, with its cost.
+    unit: what the values of a claim stand for, where it is not seeds; of: the one thing that all of
+    them are parts of, such as
     a net whose batches they are: a claim then says that it speaks of one.
     """
 
@@ -59,14 +66,22 @@ class Study:
         figures.use_style()
 
     def run(self, arms: dict) -> dict:
-        """Arm -> records of its configs; a run that the store lacks and that is not trained now is left out.
+        """Arm -> records of its configs; a run that the store lacks and that is not trained now is
+        left out.
 
-        arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted under all their labels.
+        arms: label, or tuple of the words of a label, -> configs. A run of several arms is noted
+        under all their labels.
         """
-        flat = [(c, arm if isinstance(arm, str) else " ".join(map(str, arm))) for arm, configs in arms.items() for c in configs]
+        flat = [
+            (c, arm if isinstance(arm, str) else " ".join(map(str, arm)))
+            for arm, configs in arms.items()
+            for c in configs
+        ]
         for label, configs in arms.items():
             runs.check_configs(configs, f"arm {label!r}")
-        records = runs.run(dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device)
+        records = runs.run(
+            dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device
+        )
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
@@ -75,36 +90,56 @@ class Study:
             labels = [*(self.rows[c.id]["label"].split(" = ") if c.id in self.rows else ()), label]
             told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "flops": cost}
             self.rows[c.id] = {"id": c.id, **told, "config": c.to_dict()}
-        return {arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()}
+        return {
+            arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()
+        }
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run, with the cost of the latter."""
         lacking = [r for r in self.rows.values() if r["status"] == "not run"]
         diverged = sum(r["status"] == "diverged" for r in self.rows.values())
-        told = f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, {diverged} diverged"
+        told = (
+            f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, "
+            f"{diverged} diverged"
+        )
         if lacking:
-            word = 1 if len({r["label"] for r in lacking}) > 12 else None  # of many labels, their first words
-            groups = ([" ".join(r["label"].split()[:word]) for r in rows] for rows in (self.rows.values(), lacking))
+            # of many labels, their first words
+            word = 1 if len({r["label"] for r in lacking}) > 12 else None
+            groups = (
+                [" ".join(r["label"].split()[:word]) for r in rows]
+                for rows in (self.rows.values(), lacking)
+            )
             runs_of, missing = map(Counter, groups)
-            labels = "; ".join(k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items())
+            labels = "; ".join(
+                k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items()
+            )
             seconds = sum(r["flops"] for r in lacking) / costs.flops_per_second(self.known.values())
             told += f"; not run: {labels} (about {seconds / 3600:.1f} hours here)"
         return told
 
-    def claim(self, name: str, statement: str, values, unit=None, *, smallest=None, **bound) -> None:
-        """State a claim about the mean of `values` (one per seed, or per unit), or about an `Estimate`: above=x or below=x.
+    def claim(
+        self, name: str, statement: str, values, unit=None, *, smallest=None, **bound
+    ) -> None:
+        """State a claim about the mean of `values` (one per seed, or per unit), or about an
+        `Estimate`: above=x or below=x.
 
-        smallest: the least effect that matters, in units of the quantity (of a log ratio for what spreads over decades). A
-        claim against zero has to name it; another bound is taken for the size itself. `decided` tells what became of it.
+        smallest: the least effect that matters, in units of the quantity (of a log ratio for what
+        spreads over decades). A claim against zero has to name it; another bound is taken for the
+        size itself. `decided` tells what became of it.
         """
         if 0 in bound.values() and not smallest:
             told = "a claim against 0 needs the smallest effect of interest, as smallest=0.01"
             raise ValueError(f"claim {name!r}: {told}")
-        found = values if isinstance(values, Estimate) or values is None else self._mean(values, unit)
+        found = (
+            values if isinstance(values, Estimate) or values is None else self._mean(values, unit)
+        )
         stated = Claim(name, statement, Bound.of(smallest=smallest or 0.0, **bound), found)
         if (same := self.claims.get(name)) and same.statement != statement:
             told = f"claim {name!r} of {self.notebook} is {same.statement!r} already"
-            raise ValueError(f"{told}; give this one a name of its own (or, on editing, study.claims.pop({name!r}))")
+            raise ValueError(
+                f"{told}; give this one a name of its own (or, on editing, "
+                f"study.claims.pop({name!r}))"
+            )
         self.claims[name] = stated
 
     def _mean(self, values, unit):
@@ -112,9 +147,11 @@ class Study:
         return stats.mean(values, unit, of)
 
     def decided(self) -> str:
-        """What became of all claims, a line each: decided together, by Holm's method, since they are one family.
+        """What became of all claims, a line each: decided together, by Holm's method, since they
+        are one family.
 
-        Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number of claims.
+        Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number
+        of claims.
         """
         self.told = self._decide()
         width = max(map(len, stats.WORDS))
@@ -138,17 +175,33 @@ class Study:
         """
         mean, sd, n = stats.mean_sd(values)
         if metric in tables.DECADES and n:
-            mean, sd = tables.geometric(values), stats.mean_sd(map(math.log10, filter(None, values)))[1]
-        row = dict(zip(tables.KEY, (experiment, condition, metric)), value=mean, sd=sd, n=n, calibrated=calibrated)
+            mean, sd = (
+                tables.geometric(values),
+                stats.mean_sd(map(math.log10, filter(None, values)))[1],
+            )
+        row = dict(
+            zip(tables.KEY, (experiment, condition, metric)),
+            value=mean,
+            sd=sd,
+            n=n,
+            calibrated=calibrated,
+        )
         self.compared.append(row)
 
     def beside(self):
-        """What `compare` has collected, as a table with the reference values and the verdict of each row."""
+        """What `compare` has collected, as a table with the reference values and the verdict of
+        each row.
+        """
         return tables.beside(self.compared)
 
     def write(self, name: str, value, folder=None):
-        """Write results/<folder>/<name>.json (by default the study's own folder) from plain data and note where it went."""
-        self._note(self.results, publish_json(self.results / (folder or self.folder) / f"{name}.json", rounded(value)))
+        """Write results/<folder>/<name>.json (by default the study's own folder) from plain data
+        and note where it went.
+        """
+        self._note(
+            self.results,
+            publish_json(self.results / (folder or self.folder) / f"{name}.json", rounded(value)),
+        )
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""
@@ -158,21 +211,32 @@ class Study:
         self.outputs += [f"{root.name}/{path.relative_to(root).as_posix()}" for path in paths]
 
     def finish(self) -> str:
-        """Write results/studies/<notebook>.json, which `status`, the reproduction table and the paper read.
+        """Write results/studies/<notebook>.json, which `status`, the reproduction table and the
+        paper read.
 
         Raises ValueError where the claims are not as `decided` last told them.
         """
         claims = self._decide()
         if claims != self.told:
-            raise ValueError(f"claims of {self.notebook} were stated after they were decided: print(study.decided()) once more")
+            raise ValueError(
+                f"claims of {self.notebook} were stated after they were decided: "
+                "print(study.decided()) once more"
+            )
         noted = {"claims": claims} | {k: getattr(self, k) for k in ("compared", "paper", "outputs")}
-        summary = {"notebook": self.notebook, "state": self.state(), **noted, "runs": list(self.rows.values())}
+        summary = {
+            "notebook": self.notebook,
+            "state": self.state(),
+            **noted,
+            "runs": list(self.rows.values()),
+        }
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:
-    """One config per seed. Raises ValueError for no seed, or one that is repeated: one run must not count as two."""
+    """One config per seed. Raises ValueError for no seed, or one that is repeated: one run must not
+    count as two.
+    """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise ValueError(f"seeds must be a list of whole numbers, such as [42], not {values!r}")
     configs = [base.with_(seed=s, **changes) for s in values]

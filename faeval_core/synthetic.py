@@ -1,7 +1,8 @@
-"""Synthetic datasets, made where they are used: Gaussian inputs labelled by a random teacher, or plain ones for Toy LQ.
+"""Synthetic datasets, made where they are used: Gaussian inputs labelled by a random teacher, or
+plain ones for Toy LQ.
 
-Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and `gaussian64`; with `-small` for a
-tenth of the images.
+Names: `teacher-a<α>-L<depth>`, such as teacher-a1.0-L4 (StudentNet's own family, 128 wide), and
+`gaussian64`; with `-small` for a tenth of the images.
 """
 
 import re
@@ -12,7 +13,9 @@ import torch
 from .config import stream
 from .models import StudentNet
 
-NAME = re.compile(r"(?:teacher-a(?P<alpha>\d+\.\d+)-L(?P<depth>\d+)|gaussian64)(?P<small>-small)?", re.ASCII)
+NAME = re.compile(
+    r"(?:teacher-a(?P<alpha>\d+\.\d+)-L(?P<depth>\d+)|gaussian64)(?P<small>-small)?", re.ASCII
+)
 NAMES = ("teacher-a1.0-L4", "gaussian64")
 WIDTH, CLASSES, TRAIN, TEST = 128, 10, 12800, 2560
 DEEPEST = 1000  # blocks of a teacher
@@ -24,7 +27,8 @@ def is_synthetic(name: str) -> bool:
 
 
 def tensors(name: str):
-    """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer labels below 10.
+    """(train_x, train_y, test_x, test_y): float inputs N(0, 1), (N, 1, 1, features), and integer
+    labels below 10.
 
     ValueError for a teacher outside of its family: α above 1, no block, or more than DEEPEST.
     """
@@ -42,8 +46,12 @@ def tensors(name: str):
 
 
 def labels(x, alpha, depth, generator):
-    """The class that a random StudentNet with larger block outputs than at a student's init gives each input."""
-    cfg = SimpleNamespace(width=WIDTH, depth=depth, terminal_ln=False, residual=True, model_options={"alpha": alpha})
+    """The class that a random StudentNet with larger block outputs than at a student's init gives
+    each input.
+    """
+    cfg = SimpleNamespace(
+        width=WIDTH, depth=depth, terminal_ln=False, residual=True, model_options={"alpha": alpha}
+    )
     teacher = StudentNet(cfg, x.shape[1:], CLASSES)
     p = teacher.init(generator)
     for l in range(depth):

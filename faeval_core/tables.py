@@ -20,53 +20,91 @@ DECADES = {"h_norm", "g_norm"}  # orders of magnitude: within a factor of 10
 def pm(values, digits=3) -> str:
     """'mean ± sd' of one value per seed, or '—' without any."""
     mean, sd, n = mean_sd(values)
-    return "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+    return (
+        "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+    )
 
 
 def level_mean(records, key, epoch=None) -> list:
-    """Mean over levels 0..L-1 of a per-level diagnostic, one per seed, after training or `epoch`; None where one is undefined."""
-    found = [(r.final if epoch is None else r.diagnostics[str(epoch)])[key][:-1] for r in records if r.final]
+    """Mean over levels 0..L-1 of a per-level diagnostic, one per seed, after training or `epoch`;
+    None where one is undefined.
+    """
+    found = [
+        (r.final if epoch is None else r.diagnostics[str(epoch)])[key][:-1]
+        for r in records
+        if r.final
+    ]
     return [None if None in levels else fmean(levels) for levels in found]
 
 
 def level_value(key):
-    """record -> `level_mean` of that record alone, None where it diverged: what `stats.paired` compares."""
+    """record -> `level_mean` of that record alone, None where it diverged: what `stats.paired`
+    compares.
+    """
     return lambda record: next(iter(level_mean([record], key)), None)
 
 
 def lead(records, key) -> list:
-    """S1 ('gamma') or S2 ('rho'): the level mean of a learned credit less that of DFA's on the same net, one per seed."""
+    """S1 ('gamma') or S2 ('rho'): the level mean of a learned credit less that of DFA's on the same
+    net, one per seed.
+    """
     pairs = [[level_value(name)(r) for name in (key, f"{key}_dfa")] for r in records]
     return [None if None in pair else pair[0] - pair[1] for pair in pairs]
 
 
 def by_seed(arms, key) -> list[list]:
-    """One list per seed, the level mean of each arm (a list of records); a seed that lacks one is left out."""
+    """One list per seed, the level mean of each arm (a list of records); a seed that lacks one is
+    left out.
+    """
     found = [{r.config.seed: level_value(key)(r) for r in records} for records in arms]
     rows = [[values.get(seed) for values in found] for seed in (found[0] if found else ())]
     return [row for row in rows if None not in row]
 
 
 def credit_data(records, keys=("gamma", "rho")) -> dict:
-    """Accuracy, level means, and S1 and S2 where the runs say what DFA's credit would have been; one value per seed."""
+    """Accuracy, level means, and S1 and S2 where the runs say what DFA's credit would have been;
+    one value per seed.
+    """
     final = [r.final for r in records if r.final]
     learned = bool(final) and all("gamma_dfa" in d for d in final)
-    leads = {name: lead(records, key) for name, key in (("S1", "gamma"), ("S2", "rho"))} if learned else {}
-    return {"test_acc": [r.accuracy for r in records], **{key: [level_value(key)(r) for r in records] for key in keys}, **leads}
+    leads = (
+        {name: lead(records, key) for name, key in (("S1", "gamma"), ("S2", "rho"))}
+        if learned
+        else {}
+    )
+    return {
+        "test_acc": [r.accuracy for r in records],
+        **{key: [level_value(key)(r) for r in records] for key in keys},
+        **leads,
+    }
 
 
 def credit_row(records, keys=("gamma", "rho")) -> dict:
-    """The same as a reader sees it, with the number of seeds that were measured, and of those that diverged, if any."""
-    data, gone = credit_data(records, keys) if records else {}, sum(r.final is None for r in records)
+    """The same as a reader sees it, with the number of seeds that were measured, and of those that
+    diverged, if any.
+    """
+    data, gone = (
+        credit_data(records, keys) if records else {},
+        sum(r.final is None for r in records),
+    )
     names = {"test_acc": "accuracy", "gamma": "Γ", "gamma_clamped": "Γ clamped", "rho": "ρ"}
-    shown = {names.get(key, key): pm(values, 6 if key == "nudge" else 3) for key, values in data.items()}
-    return {"n": len(records) - gone} | ({"diverged": gone} if gone else {}) | (shown or {"accuracy": "not run"})
+    shown = {
+        names.get(key, key): pm(values, 6 if key == "nudge" else 3) for key, values in data.items()
+    }
+    return (
+        {"n": len(records) - gone}
+        | ({"diverged": gone} if gone else {})
+        | (shown or {"accuracy": "not run"})
+    )
 
 
 def first_fires(records, letter) -> str:
     """First epoch after which (a) or (b) fires, of each seed."""
     never = {"complete": "never", "diverged": "diverged"}
-    return ", ".join(str(protocol.first_fire(r, letter) or never[r.status]) for r in records) or "not run"
+    return (
+        ", ".join(str(protocol.first_fire(r, letter) or never[r.status]) for r in records)
+        or "not run"
+    )
 
 
 def geometric(values) -> float | None:
@@ -82,7 +120,9 @@ def magnitude(values, form=".0e") -> str:
 
 
 def audit_rows(arms: dict) -> list[dict]:
-    """One row of plain data per arm (label -> records of its seeds) for the audit table; the arm 'frozen' is the baseline."""
+    """One row of plain data per arm (label -> records of its seeds) for the audit table; the arm
+    'frozen' is the baseline.
+    """
     rows = []
     for label, records in arms.items():
         judged = protocol.verdict(records, arms.get("frozen", ()))
@@ -90,44 +130,69 @@ def audit_rows(arms: dict) -> list[dict]:
         final = [r.final for r in done]
         cosines = [protocol.deep_cos(d) for d in final]
         if done and issubclass(METHODS[done[0].config.method], METHODS["bp"]):
-            # the study gives BP's own credit the index of the gradient that it is, so its reading of it is the plain one
+            # the study gives BP's own credit the index of the gradient that it is, so its reading
+            # of it is the plain one
             cosines = [dict.fromkeys(d, d["hidden"]) for d in cosines]
-        rows.append({
-            "method": label, "n": len(done), "diverged": judged.diverged, "test_acc": [r.accuracy for r in done],
-            **{f"deep_cos_{k}": [d[k] for d in cosines] for k in ("hidden", "with_top", "published", "published_exact")},
-            **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
-            **{k: [d[k] for d in final] for k in ("growth", "stability")},
-            "twin_min": [None if None in d["twin"] else min(d["twin"]) for d in final],
-            "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final], "counts": judged.counts,
-            "published": judged.text(), "invariant": judged.text(protocol.INVARIANT),
-            "withdraw": judged.withdraw(), "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": label,
+                "n": len(done),
+                "diverged": judged.diverged,
+                "test_acc": [r.accuracy for r in done],
+                **{
+                    f"deep_cos_{k}": [d[k] for d in cosines]
+                    for k in ("hidden", "with_top", "published", "published_exact")
+                },
+                **{k: [d[k][-1] for d in final] for k in ("h_norm", "g_norm", "sensitivity")},
+                **{k: [d[k] for d in final] for k in ("growth", "stability")},
+                "twin_min": [None if None in d["twin"] else min(d["twin"]) for d in final],
+                "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final],
+                "counts": judged.counts,
+                "published": judged.text(),
+                "invariant": judged.text(protocol.INVARIANT),
+                "withdraw": judged.withdraw(),
+                "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
+            }
+        )
     return rows
 
 
 def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
-    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the study's own reading.
+    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the
+    study's own reading.
 
     digits: of the cosines.
     """
-    shown = [{
-        "method": title(r["method"]), "n": r["n"], "test accuracy": pm(r["test_acc"]),
-        "deep cos (published)": pm(r["deep_cos_published"], digits),
-        "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits), "ρ (hidden)": pm(r["rho_hidden"]),
-        "‖h_L‖": magnitude(r["h_norm"]), "‖g_L‖": magnitude(r["g_norm"]), "growth": magnitude(r["growth"], ".2g"),
-        "stability": pm(r["stability"], 2), "published protocol": r["published"], "scale-invariant": r["invariant"],
-    } for r in rows]  # fmt: skip
+    shown = [
+        {
+            "method": title(r["method"]),
+            "n": r["n"],
+            "test accuracy": pm(r["test_acc"]),
+            "deep cos (published)": pm(r["deep_cos_published"], digits),
+            "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits),
+            "ρ (hidden)": pm(r["rho_hidden"]),
+            "‖h_L‖": magnitude(r["h_norm"]),
+            "‖g_L‖": magnitude(r["g_norm"]),
+            "growth": magnitude(r["growth"], ".2g"),
+            "stability": pm(r["stability"], 2),
+            "published protocol": r["published"],
+            "scale-invariant": r["invariant"],
+        }
+        for r in rows
+    ]
     return pd.DataFrame(shown).set_index("method")
 
 
-# -- beside the reference -----------------------------------------------------------------------------------------------
+# -- beside the reference
 
 ANSWERS = ("agrees", "close", "imprecise", "differs", "not run")
 
 
 def tolerance(metric, value) -> float:
-    """How far from a reference value ours may lie and still be *close*: 0.015 for accuracies and their differences, a decade
-    for norms, max(0.05, 20 %) for cosines and correlations, and 20 % for the rest."""
+    """How far from a reference value ours may lie and still be *close*: 0.015 for accuracies and
+    their differences, a decade for norms, max(0.05, 20 %) for cosines and correlations, and 20 %
+    for the rest.
+    """
     if metric in DECADES:
         return 1.0
     if "acc" in metric or metric == "diff_vs_dfa":
@@ -138,13 +203,15 @@ def tolerance(metric, value) -> float:
 
 
 def answer(metric, ours, value, within=0.0) -> tuple[str, float | None]:
-    """(*agrees*, *close*, *imprecise* or *differs*, difference in standard errors) of `ours` beside `value`.
+    """(*agrees*, *close*, *imprecise* or *differs*, difference in standard errors) of `ours` beside
+    `value`.
 
-    ours and value are (mean, sd or None, n or None), norms with the sd of their log10; within: half a unit of the last digit
-    given. *Agrees*: within two standard errors of the difference, or within that half unit. An unknown sd counts as that of
-    the other side. *Imprecise*: within two standard errors, but what our seeds put into them is wider than the tolerance, and
-    than two sds of the study's own, so that hardly any value could have failed. *Close*: further off, within the tolerance.
-    Flags (`*_fires`) agree where the majority of seeds does as the reference says.
+    ours and value are (mean, sd or None, n or None), norms with the sd of their log10; within: half
+    a unit of the last digit given. *Agrees*: within two standard errors of the difference, or
+    within that half unit. An unknown sd counts as that of the other side. *Imprecise*: within two
+    standard errors, but what our seeds put into them is wider than the tolerance, and than two sds
+    of the study's own, so that hardly any value could have failed. *Close*: further off, within the
+    tolerance. Flags (`*_fires`) agree where the majority of seeds does as the reference says.
     """
     (mine, my_sd, my_n), (theirs, their_sd, their_n) = ours, value
     if metric.endswith("_fires"):
@@ -171,8 +238,9 @@ def _digits(number) -> tuple[int, int]:
 def half_units(rows) -> list[float]:
     """Half a unit of the last digit given, for every reference row.
 
-    The table has lost trailing zeros (0.3 for 0.300, 0 for 0.000), so a value has at least the decimals of its sd, and those
-    that the other values of its metric and experiment have, up to their number of significant digits.
+    The table has lost trailing zeros (0.3 for 0.300, 0 for 0.000), so a value has at least the
+    decimals of its sd, and those that the other values of its metric and experiment have, up to
+    their number of significant digits.
     """
     shape = {i: _digits(v) for i, v in rows.value.items() if v}
     sds = {i: _digits(sd)[1] for i, sd in rows.sd.items() if sd and not pd.isna(sd)}
@@ -192,16 +260,24 @@ def judge(ref, mine, within=0.0) -> dict:
     if mine is None or mine["value"] is None:
         return {"calibrated": False, "verdict": "not run"}
     sd, n = (None if pd.isna(v) else v for v in (ref.sd, ref.n_seeds))
-    verdict, diff = answer(ref.metric, (mine["value"], mine["sd"], mine["n"]), (ref.value, sd, n), within)
-    ours = {"ours": mine["value"], "ours_sd": mine["sd"], "ours_n": mine["n"], "diff_se": diff and round(diff, 2)}
+    verdict, diff = answer(
+        ref.metric, (mine["value"], mine["sd"], mine["n"]), (ref.value, sd, n), within
+    )
+    ours = {
+        "ours": mine["value"],
+        "ours_sd": mine["sd"],
+        "ours_n": mine["n"],
+        "diff_se": diff and round(diff, 2),
+    }
     return {**ours, "calibrated": mine["calibrated"], "verdict": verdict}
 
 
 def counts(rows) -> dict:
-    """How often each answer was given, of a table of reference rows with our columns; those that served to choose a setting
-    (*calibrated*) are counted apart, under 'calibrated'."""
+    """How often each answer was given, of a table of reference rows with our columns; those that
+    served to choose a setting (*calibrated*) are counted apart, under 'calibrated'."""
     plain, calibrated = (
-        {a: int((part.verdict == a).sum()) for a in ANSWERS} for part in (rows[~rows.calibrated], rows[rows.calibrated])
+        {a: int((part.verdict == a).sum()) for a in ANSWERS}
+        for part in (rows[~rows.calibrated], rows[rows.calibrated])
     )
     return plain | {"calibrated": {a: n for a, n in calibrated.items() if a != "not run"}}
 
@@ -210,7 +286,9 @@ KEY = ["experiment", "condition", "metric"]
 
 
 def reference(experiment, **where) -> dict:
-    """Condition -> value of the reference rows of an experiment; where: other columns, as metric='test_acc'."""
+    """Condition -> value of the reference rows of an experiment; where: other columns, as
+    metric='test_acc'.
+    """
     rows = pd.read_csv(REFERENCE)
     for column, value in {"experiment": experiment, **where}.items():
         rows = rows[rows[column] == value]
@@ -224,8 +302,13 @@ def with_ours(compared) -> pd.DataFrame:
     mine = {tuple(c[k] for k in KEY): c for c in compared}
     if unknown := sorted(mine.keys() - set(keys)):
         raise ValueError(f"no reference row is called {unknown[0]}; see {REFERENCE.name}")
-    judged = [judge(ref, mine.get(key), half) for ref, key, half in zip(rows.itertuples(), keys, half_units(rows))]
-    ours = pd.DataFrame(judged, columns=["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"])
+    judged = [
+        judge(ref, mine.get(key), half)
+        for ref, key, half in zip(rows.itertuples(), keys, half_units(rows))
+    ]
+    ours = pd.DataFrame(
+        judged, columns=["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
+    )
     return pd.concat([rows, ours.astype({"ours_n": "Int64"})], axis=1)
 
 
@@ -235,7 +318,9 @@ def beside(compared) -> pd.DataFrame:
 
 
 def reproduction(results) -> pd.DataFrame:
-    """Every reference row, with our columns (verdict: one of ANSWERS) and the notebook that made ours."""
+    """Every reference row, with our columns (verdict: one of ANSWERS) and the notebook that made
+    ours.
+    """
     noted = studies(results, ("compared",))
     compared = [{**c, "notebook": name} for name, study in noted.items() for c in study["compared"]]
     made = pd.DataFrame(compared, columns=[*KEY, "notebook"]).drop_duplicates(KEY, keep="last")
@@ -245,5 +330,7 @@ def reproduction(results) -> pd.DataFrame:
 def source_map(results) -> pd.DataFrame:
     """Which notebook wrote which file, from the studies' own summaries."""
     noted = studies(results, ("outputs",))
-    rows = [(o, f"notebooks/{name}.ipynb") for name, study in noted.items() for o in study["outputs"]]
+    rows = [
+        (o, f"notebooks/{name}.ipynb") for name, study in noted.items() for o in study["outputs"]
+    ]
     return pd.DataFrame(rows, columns=["output", "notebook"])

@@ -1,4 +1,6 @@
-"""The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one optimiser."""
+"""The one training loop: an ensemble of runs of one signature, one surrogate scalar per member, one
+optimiser.
+"""
 
 import math
 import threading
@@ -19,18 +21,30 @@ from torch.func import grad, vmap
 from . import diagnostics
 from .config import RunConfig, stream
 from .data import Pixels
-from .execution import by_onednn, compiled, first_line, first_that_works, prepare, replayed, takes_onednn, threads
+from .execution import (
+    by_onednn,
+    compiled,
+    first_line,
+    first_that_works,
+    prepare,
+    replayed,
+    takes_onednn,
+    threads,
+)
 from .exploit import exploit
 from .methods import METHODS
 from .methods.base import EVERYTHING, IN_STATE, Phase, RuleError, unit
 from .models import MODELS
 
 EVAL_CHUNK, EPS_ADAM = 2000, 1e-8
-MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}  # what an optimiser keeps, in torch.optim's names
+# what an optimiser keeps, in torch.optim's names
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 def build(cfg: RunConfig, image_shape, classes: int):
-    """(method, model) of a config for images of a shape and a number of classes; they serve all members of its ensemble."""
+    """(method, model) of a config for images of a shape and a number of classes; they serve all
+    members of its ensemble.
+    """
     kind = METHODS[cfg.method]
     shared = kind.shared(cfg)
     method = kind(shared, MODELS[cfg.model](shared, image_shape, classes)).freeze()
@@ -38,17 +52,29 @@ def build(cfg: RunConfig, image_shape, classes: int):
 
 
 def initial(cfg: RunConfig, method, upstream=None):
-    """Initial (params, state) of one member. `upstream`: weights of the run it starts from, in place of the init."""
-    params = method.model.init(stream(cfg.seed, "init")) | method.init_params(cfg, stream(cfg.seed, f"aux.{cfg.method}"))
+    """Initial (params, state) of one member. `upstream`: weights of the run it starts from, in
+    place of the init.
+    """
+    params = method.model.init(stream(cfg.seed, "init")) | method.init_params(
+        cfg, stream(cfg.seed, f"aux.{cfg.method}")
+    )
     if upstream is not None:  # an auxiliary net that it lacks starts afresh
         wrong = [k for k, v in params.items() if k not in upstream or upstream[k].shape != v.shape]
         if any(not k.startswith("aux.") for k in wrong):
-            raise ValueError(f"upstream run {cfg.upstream.id} has no matching weights for {wrong[:3]}")
+            raise ValueError(
+                f"upstream run {cfg.upstream.id} has no matching weights for {wrong[:3]}"
+            )
         afresh = wrong or cfg.upstream.method != cfg.method
-        params = {k: v if afresh and k.startswith("aux.") else upstream[k].clone() for k, v in params.items()}
+        params = {
+            k: v if afresh and k.startswith("aux.") else upstream[k].clone()
+            for k, v in params.items()
+        }
     state = method.init_state(cfg, stream(cfg.seed, f"state.{method.stream or cfg.method}"))
     if taken := sorted(state.keys() & {*IN_STATE, *method.member_options}):
-        raise RuleError(f"init_state of method {cfg.method!r} names {taken}, which the state holds already; choose other names")
+        raise RuleError(
+            f"init_state of method {cfg.method!r} names {taken}, which the state holds "
+            "already; choose other names"
+        )
     state |= method.init_copies(params) | method.at_epoch(cfg, 0)
     state |= {k: torch.tensor(getattr(cfg, k)) for k in IN_STATE}
     state |= {k: torch.tensor(cfg.options[k]) for k in method.member_options}
@@ -60,11 +86,16 @@ def noise(method, cfg, batch: int, generator) -> dict[str, torch.Tensor]:
     shapes = method.noise(batch)
     if method.model.process_noise:
         shapes = {**shapes, "process": (method.model.depth, batch, method.model.width)}
-    return {k: torch.randn(shape, generator=generator, device=generator.device) for k, shape in shapes.items()}
+    return {
+        k: torch.randn(shape, generator=generator, device=generator.device)
+        for k, shape in shapes.items()
+    }
 
 
 class Group(NamedTuple):
-    """Members whose methods are in one phase: `at` finds them in stacked tensors, `together` is their batched step."""
+    """Members whose methods are in one phase: `at` finds them in stacked tensors, `together` is
+    their batched step.
+    """
 
     phase: Phase
     members: list[int]
@@ -73,34 +104,47 @@ class Group(NamedTuple):
 
 
 class Ensemble:
-    """Members of one signature in training. Stacked tensors have a leading member axis; leaves are views of them. They are
-    of torch's default type, as `pixels` must be: float32, or float64 for a twin that rounding does not blur.
+    """Members of one signature in training. Stacked tensors have a leading member axis; leaves are
+    views of them. They are of torch's default type, as `pixels` must be: float32, or float64 for a
+    twin that rounding does not blur.
 
-    driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a solo run), 'vmap' batches
-    them (for GPUs, where the step becomes a CUDA graph); None chooses by device. fused: torch.compile the gradient, which takes
-    half a minute once and a quarter to two thirds off every step after it, take its products from the library that is faster
-    for large ones, and train the members of a loop side by side, on a thread each, unless there are two threads or more for each.
+    driver: 'loop' takes the members one after another (fastest measured on CPU, and bit-equal to a
+    solo run), 'vmap' batches them (for GPUs, where the step becomes a CUDA graph); None chooses by
+    device. fused: torch.compile the gradient, which takes half a minute once and a quarter to two
+    thirds off every step after it, take its products from the library that is faster for large
+    ones, and train the members of a loop side by side, on a thread each, unless there are two
+    threads or more for each.
     """
 
     def __init__(self, configs, pixels: Pixels, upstreams=None, driver=None, fused=False):
         self.configs, self.pixels, self.device = list(configs), pixels, pixels.device
-        self.driver, self.fused = driver or ("vmap" if self.device.type == "cuda" else "loop"), fused
+        self.driver, self.fused = (
+            driver or ("vmap" if self.device.type == "cuda" else "loop"),
+            fused,
+        )
         data = pixels.data
         self.method, self.model = build(self.configs[0], data.image_shape, len(data.classes))
         self.onednn = takes_onednn(self.configs[0].precision, self.device, fused)
         self.gradients, self.methods = {}, {}  # by phase
         if fused:
-            torch.compiler.reset()  # else ensembles that came before would count against the limit of recompilations
+            # else ensembles that came before would count against the limit of recompilations
+            torch.compiler.reset()
         upstreams = upstreams or [None] * len(self.configs)
         members = [initial(c, self.method, u) for c, u in zip(self.configs, upstreams)]
         self.params, self.state = (self._stack([m[i] for m in members]) for i in (0, 1))
         self.labels = torch.stack([self._labels(c) for c in self.configs]).to(self.device)
         self.trained = [k for k in self.params if self.method.trains(k)]
         kept = MOMENTS[self.configs[0].optimizer]
-        self.moments = {name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept}
-        steps = torch.zeros(len(members), len(self.trained), dtype=torch.float32, device=self.device)
-        self.steps = steps  # updates that each leaf has had, in the type that the fused optimisers count them in
-        exact = torch.float32 if self.device.type == "cuda" else torch.float64  # what the fused optimisers read there
+        self.moments = {
+            name: {k: torch.zeros_like(self.params[k]) for k in self.trained} for name in kept
+        }
+        steps = torch.zeros(
+            len(members), len(self.trained), dtype=torch.float32, device=self.device
+        )
+        # updates that each leaf has had, in the type that the fused optimisers count them in
+        self.steps = steps
+        # what the fused optimisers read there
+        exact = torch.float32 if self.device.type == "cuda" else torch.float64
         self.lr = torch.zeros(len(members), dtype=exact, device=self.device)
         self.epoch = 0
         self._bind()
@@ -114,26 +158,33 @@ class Ensemble:
         y = self.pixels.data.train_y
         if cfg.labels == "true":
             return y
-        return torch.randint(0, len(self.pixels.data.classes), (len(y),), generator=stream(cfg.seed, "labels"))
+        return torch.randint(
+            0, len(self.pixels.data.classes), (len(y),), generator=stream(cfg.seed, "labels")
+        )
 
     def _bind(self):
         """Leaves of each member, and what of it is not trained, from the stacked tensors."""
         members = range(len(self.configs))
         self.leaves = [{k: self.params[k][m] for k in self.trained} for m in members]
-        self.fixed = [{k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members]
+        self.fixed = [
+            {k: v[m] for k, v in self.params.items() if k not in self.trained} for m in members
+        ]
         self.steps_of = None
         side_by_side = self.fused and self.driver == "loop" and self.device.type == "cpu"
         cores = torch.get_num_threads() if side_by_side else 1
-        self.workers = min(len(members), cores) if cores < 2 * len(members) else 1  # no more teams of threads than one
+        # no more teams of threads than one
+        self.workers = min(len(members), cores) if cores < 2 * len(members) else 1
 
     def member(self, m):
         """(params, state) of member m as views, detached."""
         return {k: v[m] for k, v in self.params.items()}, {k: v[m] for k, v in self.state.items()}
 
-    # -- one step -----------------------------------------------------------------------------------------------------
+    # -- one step
 
     def gradient(self, trained, fixed, state, x, y, phase=EVERYTHING):
-        """(gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all members that are in a phase."""
+        """(gradients of trained, (loss, changed tensors)), of one member or, by vmap, of all
+        members that are in a phase.
+        """
         if phase not in self.gradients:
             self.gradients[phase] = self._gradient(self.during(phase))
         return self.gradients[phase](trained, fixed, state, x, y)
@@ -145,10 +196,15 @@ class Ensemble:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=cast, cache_enabled=False):
                 return method.surrogate({**fixed, **trained}, state, x, y)
 
-        def by_autograd(trained, fixed, state, x, y):  # on the CPU a tenth faster than grad, unless compiled
+        # on the CPU a tenth faster than grad, unless compiled
+        def by_autograd(trained, fixed, state, x, y):
             leaves = {k: v.detach().requires_grad_() for k, v in trained.items()}
             value, found = scalar(leaves, fixed, state, x, y)
-            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True) if value.requires_grad else ()
+            grads = (
+                torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+                if value.requires_grad
+                else ()
+            )
             return dict(zip(leaves, grads)), found
 
         found = by_autograd
@@ -157,12 +213,17 @@ class Ensemble:
             found = vmap(found) if self.driver == "vmap" else found
             found = torch.no_grad()(compiled(found) if self.fused else found)
         if self.driver == "loop" and self.fused:
-            told = f"method {method.name!r} cannot be differentiated by torch.func, so training goes on uncompiled"
+            told = (
+                f"method {method.name!r} cannot be differentiated by torch.func, so "
+                "training goes on uncompiled"
+            )
             found = first_that_works(found, by_autograd, told)
         return by_onednn(found) if self.onednn else found
 
     def step(self, x, y):
-        """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE losses (member,)."""
+        """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE
+        losses (member,).
+        """
         drawn = [self.noise(m, x.shape[1]) for m in range(len(self.configs))]
         if len(self.groups) == 1:
             return self.step_of(self.groups[0], x, y, drawn)
@@ -172,18 +233,24 @@ class Ensemble:
         return torch.stack([losses[m] for m in range(len(self.configs))])
 
     def step_of(self, group, x, y, drawn):
-        """One update of the members of a group, from batches and noise of all members; their losses."""
+        """One update of the members of a group, from batches and noise of all members; their
+        losses.
+        """
         if self.driver == "vmap":
             try:
                 noise = self._stack([drawn[m] for m in group.members])
                 return group.together({"x": x[group.at], "y": y[group.at]} | noise)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as e:  # raised while the gradient is taken, before anything has changed
+            except Exception as e:
+                # raised while the gradient is taken, before anything has changed
                 reason = e
             self.driver, self.gradients = "loop", {}
-            losses = self.in_turn(group, x, y, drawn)  # which fails where batches are not the reason
-            told = f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
+            # which fails where batches are not the reason
+            losses = self.in_turn(group, x, y, drawn)
+            told = (
+                f"method {self.configs[0].method!r} cannot be batched, so its members train in turn"
+            )
             warnings.warn(f"{told} ({first_line(reason)})", stacklevel=3)
             return losses
         return self.in_turn(group, x, y, drawn)
@@ -203,28 +270,38 @@ class Ensemble:
         return self.methods[phase]
 
     def advance(self, m, x, y, noise):
-        """One update of member m alone, from x (batch, C, H, W), y (batch,) and the step's noise; its CE loss."""
+        """One update of member m alone, from x (batch, C, H, W), y (batch,) and the step's noise;
+        its CE loss.
+        """
         phase = self.phase[m]
         with self.compiling[phase]:
             state = {k: v[m] for k, v in self.state.items()} | noise
-            grads, (loss, changed) = self.gradient(self.leaves[m], self.fixed[m], state, x, y, phase)
+            grads, (loss, changed) = self.gradient(
+                self.leaves[m], self.fixed[m], state, x, y, phase
+            )
             self.compiling[phase] = nullcontext()
         self.descend(m, grads)  # at once, while this member's tensors are in cache
         self.take(changed, m)
         return loss
 
     def update(self, inputs, phase, members, at):
-        """One step of a group, batched. Changes tensors in place alone, as a CUDA graph of it can do no other."""
+        """One step of a group, batched. Changes tensors in place alone, as a CUDA graph of it can
+        do no other.
+        """
         params, state = ({k: v[at] for k, v in part.items()} for part in (self.params, self.state))
         trained = {k: params.pop(k) for k in self.trained}
-        grads, (losses, changed) = self.gradient(trained, params, state | inputs, inputs["x"], inputs["y"], phase)
+        grads, (losses, changed) = self.gradient(
+            trained, params, state | inputs, inputs["x"], inputs["y"], phase
+        )
         for i, m in enumerate(members):
             self.descend(m, {k: g[i] for k, g in grads.items()})
         self.take(changed, at)
         return losses
 
     def take(self, changed, at):
-        """Changed tensors of one member or a group into the state, or into the parameters (running statistics)."""
+        """Changed tensors of one member or a group into the state, or into the parameters (running
+        statistics).
+        """
         for k, v in changed.items():
             if k in self.state:
                 self.state[k][at] = v
@@ -233,9 +310,11 @@ class Ensemble:
 
     @torch.no_grad()
     def descend(self, m, grads):
-        """One update of the leaves of member m that learn in this epoch, clipped block by block where its config says so.
+        """One update of the leaves of member m that learn in this epoch, clipped block by block
+        where its config says so.
 
-        By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, a quarter of the time.
+        By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, a
+        quarter of the time.
         """
         cfg, (names, leaves, moments, steps, moving, lr) = self.configs[m], self.learning[m]
         if not names:
@@ -246,17 +325,40 @@ class Ensemble:
                 norm = torch.nn.utils.get_total_norm([grads[k] for k in block])
                 grads |= {k: grads[k] * (cfg.clip / (norm + 1e-6)).clamp(max=1) for k in block}
         self.steps[m] += moving
-        found, plain = [grads[k] for k in names], {"lr": lr, "weight_decay": cfg.weight_decay, "maximize": False}
+        found, plain = (
+            [grads[k] for k in names],
+            {"lr": lr, "weight_decay": cfg.weight_decay, "maximize": False},
+        )
         if cfg.optimizer == "adamw":
-            torch._fused_adamw_(leaves, found, *moments, [], steps, beta1=0.9, beta2=0.999, eps=EPS_ADAM, amsgrad=False, **plain)
+            torch._fused_adamw_(
+                leaves,
+                found,
+                *moments,
+                [],
+                steps,
+                beta1=0.9,
+                beta2=0.999,
+                eps=EPS_ADAM,
+                amsgrad=False,
+                **plain,
+            )
         else:
-            rest = {"momentum": cfg.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False}
-            torch._fused_sgd_(leaves, found, *moments if cfg.momentum > 0 else [[]], **rest, **plain)
+            rest = {
+                "momentum": cfg.momentum,
+                "dampening": 0.0,
+                "nesterov": False,
+                "is_first_step": False,
+            }
+            torch._fused_sgd_(
+                leaves, found, *moments if cfg.momentum > 0 else [[]], **rest, **plain
+            )
 
-    # -- one epoch ----------------------------------------------------------------------------------------------------
+    # -- one epoch
 
     def batches(self, members=slice(None)):
-        """(x, y) of each step of this epoch: (member, batch, C, H, W) and (member, batch). A last incomplete batch is dropped."""
+        """(x, y) of each step of this epoch: (member, batch, C, H, W) and (member, batch). A last
+        incomplete batch is dropped.
+        """
         cfg, pixels, labels = self.configs[0], self.pixels, self.labels[members]
         draws = [pixels.draws(c.seed, self.epoch, c.augment) for c in self.configs[members]]
         index, dy, dx, flip = (torch.stack(part).to(self.device) for part in zip(*draws))
@@ -268,10 +370,11 @@ class Ensemble:
             yield x.view(len(draws), size, *x.shape[1:]), labels.gather(1, index[part])
 
     def side_by_side(self, act, steps=None):
-        """act(m, x, y) for each step of an epoch (or the first `steps`) of each member; what it returned, (steps, member).
+        """act(m, x, y) for each step of an epoch (or the first `steps`) of each member; what it
+        returned, (steps, member).
 
-        There are `workers` threads for it. One that is free takes the next step of the member that is furthest behind, so that
-        all end together, however many members there are.
+        There are `workers` threads for it. One that is free takes the next step of the member that
+        is furthest behind, so that all end together, however many members there are.
         """
         found, waiting = [[] for _ in self.configs], PriorityQueue()
         batches = [islice(self.batches(slice(m, m + 1)), steps) for m in range(len(found))]
@@ -293,11 +396,14 @@ class Ensemble:
                 for worker in as_completed([pool.submit(work) for _ in range(self.workers)]):
                     worker.result()
             finally:
-                batches[:] = [iter(())] * len(found)  # where one has failed, else the others would go on to the epoch's end
+                # where one has failed, else the others would go on to the epoch's end
+                batches[:] = [iter(())] * len(found)
         return torch.stack([torch.stack(steps) for steps in found], 1)
 
     def run_epoch(self, steps=None):
-        """Train one epoch, or its first `steps` steps; the losses of every step, (steps, member)."""
+        """Train one epoch, or its first `steps` steps; the losses of every step, (steps,
+        member).
+        """
         self._begin_epoch()
         before = torch.get_rng_state()
         if self.workers > 1:
@@ -306,12 +412,15 @@ class Ensemble:
         else:
             losses = torch.stack([self.step(x, y) for x, y in islice(self.batches(), steps)])
         if not torch.equal(before, torch.get_rng_state()):
-            told = f"method {self.configs[0].method!r} draws from torch's global generator, so that runs depend on one another"
+            told = (
+                f"method {self.configs[0].method!r} draws from torch's global generator, so "
+                "that runs depend on one another"
+            )
             warnings.warn(f"{told}; name what it draws in `noise`", stacklevel=2)
         self.epoch += 1
         return losses
 
-    # -- measurements ---------------------------------------------------------------------------------------------------
+    # -- measurements
 
     @torch.no_grad()
     def accuracy(self, m):
@@ -320,25 +429,37 @@ class Ensemble:
         def predicted(x):
             return self.model.logits(p, self.model.embed(p, x)).argmax(-1)
 
-        predicted = by_onednn(predicted) if takes_onednn("fp32", self.device, self.fused) else predicted
+        predicted = (
+            by_onednn(predicted) if takes_onednn("fp32", self.device, self.fused) else predicted
+        )
         found = [predicted(part) for part in x.split(EVAL_CHUNK)]
         return (torch.cat(found) == y).sum().item() / len(y)
 
     def _begin_epoch(self):
         """State, learning rate and random streams that depend on the epoch."""
         cfg = self.configs[0]
-        rate = 0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs)) if cfg.schedule == "cosine" else 1.0
+        rate = (
+            0.5 * (1 + math.cos(math.pi * self.epoch / cfg.epochs))
+            if cfg.schedule == "cosine"
+            else 1.0
+        )
         for m, c in enumerate(self.configs):
             self.lr[m] = c.lr * rate
             for k, v in self.method.at_epoch(c, self.epoch).items():
                 self.state[k][m].copy_(v)
         self.generators = [self._generator(c, "noise") for c in self.configs]
-        names = [[k for k in self.trained if self.method.learns(c, self.epoch, k)] for c in self.configs]
+        names = [
+            [k for k in self.trained if self.method.learns(c, self.epoch, k)] for c in self.configs
+        ]
         self.phase = [self.method.phase_of(c, self.epoch) for c in self.configs]
         if self.steps_of != (steps_of := (names, self.phase)):  # else the steps are those of before
-            self.steps_of, self.learning = steps_of, [self._learning(m, member) for m, member in enumerate(names)]
+            self.steps_of, self.learning = (
+                steps_of,
+                [self._learning(m, member) for m, member in enumerate(names)],
+            )
             self.groups = self._groups()
-            lock = threading.Lock()  # one thread compiles the steps of a phase, and the others wait for it
+            # one thread compiles the steps of a phase, and the others wait for it
+            lock = threading.Lock()
             self.compiling = dict.fromkeys(self.phase, lock)
 
     def _groups(self):
@@ -346,7 +467,11 @@ class Ensemble:
         found = []
         for phase in dict.fromkeys(self.phase):
             members = [m for m, other in enumerate(self.phase) if other == phase]
-            at = slice(None) if len(members) == len(self.phase) else torch.tensor(members, device=self.device)
+            at = (
+                slice(None)
+                if len(members) == len(self.phase)
+                else torch.tensor(members, device=self.device)
+            )
             step = partial(self.update, phase=phase, members=members, at=at)
             found.append(Group(phase, members, at, self.recorded(step)))
         return found
@@ -356,7 +481,9 @@ class Ensemble:
         return replayed(step) if self.device.type == "cuda" else step
 
     def _learning(self, m, names):
-        """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether it does), learning rate."""
+        """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether
+        it does), learning rate.
+        """
         moments = [[kept[k][m] for k in names] for kept in self.moments.values()]
         steps = [self.steps[m, self.trained.index(k)] for k in names]
         moving = torch.tensor([float(k in names) for k in self.trained], device=self.device)
@@ -364,55 +491,82 @@ class Ensemble:
 
     def _generator(self, cfg, name):
         """A generator on the device that depends on (seed, name, epoch) alone."""
-        return torch.Generator(self.device).manual_seed(stream(cfg.seed, name, self.epoch).initial_seed())
+        return torch.Generator(self.device).manual_seed(
+            stream(cfg.seed, name, self.epoch).initial_seed()
+        )
 
     def probe(self, split):
         available = len(self.pixels.data.test_y if split == "test" else self.pixels.data.train_y)
-        size = min(self.model.probe if split == "test" else 1024, available - available % diagnostics.BATCH)
+        size = min(
+            self.model.probe if split == "test" else 1024, available - available % diagnostics.BATCH
+        )
         if size == 0:
-            raise ValueError(f"dataset {self.pixels.data.name!r} has {available} {split} images; diagnostics need at least 128")
+            raise ValueError(
+                f"dataset {self.pixels.data.name!r} has {available} {split} images; "
+                "diagnostics need at least 128"
+            )
         return self.pixels.subset(split, size)
 
     def norms(self, m):
         return diagnostics.norms(self.method, self.member(m)[0], *self.probe("test"))
 
     def auxiliary_directions(self, m):
-        """Mean over the probe of the unit vectors of the auxiliary's credit, per level, or None for a method without one."""
+        """Mean over the probe of the unit vectors of the auxiliary's credit, per level, or None for
+        a method without one.
+        """
         (p, s), (x, y) = self.member(m), self.probe("test")
         hs = self.model.states(p, self.model.embed(p, x))
         method = self.during(Phase(fits=False))
-        s = s | noise(method, self.configs[m], len(y), self._generator(self.configs[m], "noise.trace"))
+        s = s | noise(
+            method, self.configs[m], len(y), self._generator(self.configs[m], "noise.trace")
+        )
         aux = method.parts(p, s, hs, self.model.readout(p, hs[-1]), y).get("aux")
         return aux and [unit(a).flatten(1).mean(0) / a[0].numel() ** 0.5 for a in aux]
 
     def diagnose(self, m):
-        cfg, (p, s), test, train = self.configs[m], self.member(m), self.probe("test"), self.probe("train")
+        cfg, (p, s), test, train = (
+            self.configs[m],
+            self.member(m),
+            self.probe("test"),
+            self.probe("train"),
+        )
         phase = self.method.phase_of(cfg, max(0, self.epoch - 1))  # of the epoch that is over
-        method = self.during(replace(phase, fits=False))  # none of this is about how an auxiliary net learns
+        # none of this is about how an auxiliary net learns
+        method = self.during(replace(phase, fits=False))
 
         def seen(name, batch):
             """The state, with noise that this measurement alone sees."""
             return s | noise(method, cfg, batch, self._generator(cfg, f"noise.{name}"))
 
-        found = diagnostics.diagnose(method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho"))
-        found |= diagnostics.update_alignment(method, p, seen("train", len(train[1])), self._last_step(m), *train)
+        found = diagnostics.diagnose(
+            method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho")
+        )
+        found |= diagnostics.update_alignment(
+            method, p, seen("train", len(train[1])), self._last_step(m), *train
+        )
         if cfg.exploit and self.epoch == cfg.epochs:
             found["exploit"] = exploit(method, p, seen("exploit", diagnostics.BATCH), train, test)
         return found
 
     def _last_step(self, m):
-        """Direction of the optimiser's descent from its running state, per trained parameter; {} before the first step."""
+        """Direction of the optimiser's descent from its running state, per trained parameter; {}
+        before the first step.
+        """
         moved = [k for i, k in enumerate(self.trained) if self.steps[m, i] > 0]
         first, *second = ({k: moment[k][m] for k in moved} for moment in self.moments.values())
         return {k: first[k] / (second[0][k].sqrt() + EPS_ADAM) for k in moved} if second else first
 
-    # -- leaving and coming back ----------------------------------------------------------------------------------------
+    # -- leaving and coming back
 
     def views(self, m) -> dict[str, torch.Tensor]:
         """All tensors that continue member m exactly: param/, state/ and opt/<key>/<name>."""
         p, s = self.member(m)
         out = {f"param/{k}": v for k, v in p.items()} | {f"state/{k}": v for k, v in s.items()}
-        out |= {f"opt/{k}/{name}": v[m] for name, moment in self.moments.items() for k, v in moment.items()}
+        out |= {
+            f"opt/{k}/{name}": v[m]
+            for name, moment in self.moments.items()
+            for k, v in moment.items()
+        }
         return out | {f"opt/{k}/step": self.steps[m, i] for i, k in enumerate(self.trained)}
 
     def export(self, m) -> dict[str, torch.Tensor]:
@@ -431,7 +585,11 @@ class Ensemble:
         self.configs = [self.configs[m] for m in members]
         for part in (self.params, self.state, *self.moments.values()):
             part.update({k: v[members] for k, v in part.items()})
-        self.labels, self.steps, self.lr = self.labels[members], self.steps[members], self.lr[members]
+        self.labels, self.steps, self.lr = (
+            self.labels[members],
+            self.steps[members],
+            self.lr[members],
+        )
         self._bind()
 
 
@@ -442,7 +600,8 @@ def first_fault(ensemble, m, losses, norms):
     if len(bad):
         return {"step": (ensemble.epoch - 1) * steps + bad[0].item(), "quantity": "train_loss"}
     found = list(ensemble.member(m)[0].items())
-    for moment in ensemble.moments.values():  # Adam's squares overflow first, and then hold their weights still
+    # Adam's squares overflow first, and then hold their weights still
+    for moment in ensemble.moments.values():
         found += [(f"optimizer state of {k}", v[m]) for k, v in moment.items()]
     found += [(k, torch.tensor(norms[k], dtype=torch.float64)) for k in ("h_norm", "g_norm")]
     wrong = [k for k, v in found if not v.isfinite().all()]
@@ -457,12 +616,14 @@ CURVES = ("train_loss", "test_acc", "h_norm", "g_norm", "growth")
 
 
 def train(ensemble: Ensemble, progress, last):
-    """Train to epoch `last`, yielding after each epoch the (config, result) of every member that diverged in it.
+    """Train to epoch `last`, yielding after each epoch the (config, result) of every member that
+    diverged in it.
 
-    progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when already begun. A diverged
-    member leaves it and the ensemble; its result is that with "status" and "fault". An ensemble that has been trained before is
-    yielded as it stands first, with what its diagnostics at that epoch lack. Raises DiagnosisFailed after an epoch, or before the
-    first, of which then only diagnostics are missing.
+    progress: per member {"curves", "diagnostics", "seconds"}, filled in place and continued when
+    already begun. A diverged member leaves it and the ensemble; its result is that with "status"
+    and "fault". An ensemble that has been trained before is yielded as it stands first, with what
+    its diagnostics at that epoch lack. Raises DiagnosisFailed after an epoch, or before the first,
+    of which then only diagnostics are missing.
     """
     failed = measure(ensemble, progress)
     if ensemble.epoch or failed:
@@ -474,11 +635,18 @@ def train(ensemble: Ensemble, progress, last):
         for m, result in enumerate(progress):
             norms = ensemble.norms(m)
             if fault := first_fault(ensemble, m, losses, norms):
-                diverged.append((ensemble.configs[m], {**result, "status": "diverged", "fault": fault}))
+                diverged.append(
+                    (ensemble.configs[m], {**result, "status": "diverged", "fault": fault})
+                )
                 continue
             alive.append(m)
-            # contiguous: the sum of a strided column depends, in its last digit, on how many members there are
-            row = {"train_loss": losses[:, m].contiguous().mean().item(), "test_acc": ensemble.accuracy(m), **norms}
+            # contiguous: the sum of a strided column depends, in its last digit, on how many
+            # members there are
+            row = {
+                "train_loss": losses[:, m].contiguous().mean().item(),
+                "test_acc": ensemble.accuracy(m),
+                **norms,
+            }
             for k in CURVES:
                 result["curves"][k].append(row[k])
             trace_auxiliary(ensemble, m, result)
@@ -493,7 +661,9 @@ def train(ensemble: Ensemble, progress, last):
 
 
 def measure(ensemble, progress) -> tuple | None:
-    """Diagnose each member that wants it at this epoch and lacks it; (config, exception) of one that could not be, or None."""
+    """Diagnose each member that wants it at this epoch and lacks it; (config, exception) of one
+    that could not be, or None.
+    """
     cfg, epoch, failed = ensemble.configs[0] if ensemble.configs else None, ensemble.epoch, None
     for m, result in enumerate(progress):
         if epoch in (*cfg.diagnose, cfg.epochs) and str(epoch) not in result["diagnostics"]:
@@ -514,15 +684,19 @@ def report(ensemble, failed):
     if not isinstance(error, Exception):
         raise error
     told = f"run {cfg.id} is trained up to epoch {ensemble.epoch}, but its diagnosis there failed"
-    way_out = "its weights and curves are kept, so that once the reason is mended it goes on from there"
+    way_out = (
+        "its weights and curves are kept, so that once the reason is mended it goes on from there"
+    )
     raise DiagnosisFailed(f"{told} ({type(error).__name__}: {error}); {way_out}") from error
 
 
 def trace_auxiliary(ensemble, m, result):
-    """Note how an auxiliary net's credit points on the probe after an epoch, where the method has one.
+    """Note how an auxiliary net's credit points on the probe after an epoch, where the method has
+    one.
 
-    Curves per level: `aux_coherence`, the length of the mean over the batch of its unit vectors (1: the same direction for
-    every sample), and `aux_turn`, the cosine of that mean with the one an epoch before (None in the first epoch, or of zeros).
+    Curves per level: `aux_coherence`, the length of the mean over the batch of its unit vectors (1:
+    the same direction for every sample), and `aux_turn`, the cosine of that mean with the one an
+    epoch before (None in the first epoch, or of zeros).
     """
     means = ensemble.auxiliary_directions(m)
     if means is None:

@@ -1,4 +1,6 @@
-"""Shared fixtures and yardsticks: a small image set registered through the public path, an empty store, float64."""
+"""Shared fixtures and yardsticks: a small image set registered through the public path, an empty
+store, float64.
+"""
 
 import io
 import os
@@ -6,7 +8,8 @@ import tarfile
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that the tests start, before torch is loaded
+# of this process and of those that the tests start, before torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -18,9 +21,12 @@ from faeval_core import RunConfig, Store, data, diagnostics
 from faeval_core.config import stream
 from faeval_core.training import build, initial, noise
 
-# Tests on drawn cases draw the same ones each time and everywhere, and none of them fails for its time.
+# Tests on drawn cases draw the same ones each time and everywhere, and none of them fails for its
+# time.
 WITHOUT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("everywhere", deadline=None, derandomize=True, database=None, suppress_health_check=WITHOUT)
+settings.register_profile(
+    "everywhere", deadline=None, derandomize=True, database=None, suppress_health_check=WITHOUT
+)
 settings.load_profile("everywhere")
 
 
@@ -32,18 +38,23 @@ def drawn(cases):
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
 UNIT32, UNIT64 = 2**-24, 2**-53  # largest relative error of one rounding
-# What two ways to one float64 result may differ by: ten million roundings, far more than one depends on. A wrong factor or term
-# shows from there on, a thousandth of what float32 would hide.
+# What two ways to one float64 result may differ by: ten million roundings, far more than one
+# depends on. A wrong factor or term shows from there on, a thousandth of what float32 would hide.
 ROUNDING = 1e-9
 
 SMALL = {  # options in size with `tiny`, of whose levels four steps of relaxation reach all
-    "ep": {"steps": 4}, "sb": {"hidden": 16}, "cb": {"hidden": 16, "K": 3}, "vec": {"hidden": 16, "M": 2},
-}  # fmt: skip
+    "ep": {"steps": 4},
+    "sb": {"hidden": 16},
+    "cb": {"hidden": 16, "K": 3},
+    "vec": {"hidden": 16, "M": 2},
+}
 
 
 @contextmanager
 def float64():
-    """What is made inside is float64: images of new Pixels; initial values, noise, moments and rates of new ensembles."""
+    """What is made inside is float64: images of new Pixels; initial values, noise, moments and
+    rates of new ensembles.
+    """
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -52,27 +63,42 @@ def float64():
 
 
 def apart(found, wanted):
-    """Largest difference of two dictionaries of tensors, relative to the largest entry of its tensor."""
+    """Largest difference of two dictionaries of tensors, relative to the largest entry of its
+    tensor.
+    """
     pairs = [(found[k].double(), v.double()) for k, v in wanted.items()]
     return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-9)).item() for a, b in pairs)
 
 
 def same(found, wanted):
     """Assert that two float64 tensors, or two lists of them, are equal but for rounding."""
-    pairs = [(found, wanted)] if isinstance(wanted, torch.Tensor) else zip(found, wanted, strict=True)
+    pairs = (
+        [(found, wanted)] if isinstance(wanted, torch.Tensor) else zip(found, wanted, strict=True)
+    )
     for a, b in pairs:
         assert a.dtype == b.dtype == torch.float64
         torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING * b.abs().max().item())
 
 
 def tiny(method="bp", **changes):
-    """A config that trains in a fraction of a second; 20 steps, since 1024 images make 10 whole batches of 100."""
-    values = {"dataset": "blobs", "width": 12, "depth": 3, "epochs": 2, "batch_size": 100, "seed": 1}
+    """A config that trains in a fraction of a second; 20 steps, since 1024 images make 10 whole
+    batches of 100.
+    """
+    values = {
+        "dataset": "blobs",
+        "width": 12,
+        "depth": 3,
+        "epochs": 2,
+        "batch_size": 100,
+        "seed": 1,
+    }
     return RunConfig(method, **{**values, **changes})
 
 
 def member(cfg, image_shape=(3, 8, 8), classes=4, double=True, batch=32):
-    """(method, model, params, state) of an untrained member, in float64 unless told otherwise; noise for `batch` samples."""
+    """(method, model, params, state) of an untrained member, in float64 unless told otherwise;
+    noise for `batch` samples.
+    """
     method, model = build(cfg, image_shape, classes)
     with float64() if double else nullcontext():
         p, s = initial(cfg, method)
@@ -90,7 +116,9 @@ def full(method, p, s, pixels):
     """All diagnostics of one member, in the precision of the images."""
     x, y = pixels.subset("test", 256)
     p, s = ({k: v.to(x.dtype) for k, v in part.items()} for part in (p, s))
-    return diagnostics.diagnose(method, p, s, (x, y), pixels.subset("train", 1024), stream(0, "rho"))
+    return diagnostics.diagnose(
+        method, p, s, (x, y), pixels.subset("train", 1024), stream(0, "rho")
+    )
 
 
 def png(array):
@@ -125,17 +153,24 @@ def images(n, size=8, seed=0):
 
 @cache
 def _tree(size):
-    pixels, where = iter(images(256, size)), [(s, c) for s in ("train", "test") for c in ("yes", "no")]
+    pixels, where = (
+        iter(images(256, size)),
+        [(s, c) for s in ("train", "test") for c in ("yes", "no")],
+    )
     return {f"{s}/{c}/{i}.png": png(next(pixels)) for s, c in where for i in range(64)}
 
 
 def tree(size=8):
-    """{path: PNG}: 64 images of each of two classes in train and in test, the fewest that may be registered."""
+    """{path: PNG}: 64 images of each of two classes in train and in test, the fewest that may be
+    registered.
+    """
     return dict(_tree(size))
 
 
 def blob_images():
-    """{path: PNG} of four classes of 3x8x8 images: a colour pattern per class under strong noise."""
+    """{path: PNG} of four classes of 3x8x8 images: a colour pattern per class under strong
+    noise.
+    """
     rng = np.random.default_rng(0)
     pattern = rng.uniform(60, 190, (len(CLASSES), 8, 8, 3))
     files = {}
@@ -149,14 +184,18 @@ def blob_images():
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
-    """$FAEVAL_DATA for the whole session, with the dataset 'blobs' registered in it from a tar archive."""
+    """$FAEVAL_DATA for the whole session, with the dataset 'blobs' registered in it from a tar
+    archive.
+    """
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAEVAL_DATA", str(folder / "home"))
         patch.delenv("FAEVAL_TRAIN", raising=False)
         patch.setenv("FAEVAL_DEVICE", "cpu")  # what is tested on CUDA says so
-        data.register_images("blobs", write_tar(folder / "blobs.tar", blob_images()), progress=False)
+        data.register_images(
+            "blobs", write_tar(folder / "blobs.tar", blob_images()), progress=False
+        )
         yield folder / "home"
 
 
@@ -187,7 +226,9 @@ def pixels(blobs):
 
 @pytest.fixture
 def pixels64(blobs):
-    """The same images in float64, and so all that a test with this fixture makes: its ensembles train in float64."""
+    """The same images in float64, and so all that a test with this fixture makes: its ensembles
+    train in float64.
+    """
     with float64():
         yield data.Pixels(blobs)
 
@@ -205,6 +246,8 @@ def store(tmp_path):
 
 
 def scramble(p, seed=0, scale=0.3):
-    """Parameters far from the special values of an initial net: every entry moved by N(0, scale²)."""
+    """Parameters far from the special values of an initial net: every entry moved by N(0,
+    scale²).
+    """
     g = stream(seed, "scramble")
     return {k: v + scale * torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in p.items()}

@@ -1,4 +1,6 @@
-"""What an audit says of a net: of the credit that was measured, of the update that trained it, and of its reference."""
+"""What an audit says of a net: of the credit that was measured, of the update that trained it, and
+of its reference.
+"""
 
 import html
 from dataclasses import replace
@@ -15,9 +17,12 @@ from faeval_core.methods.dfa import DFA
 from faeval_core.store import RunRecord
 
 MODELS = {
-    "resmlp": {}, "no terminal LN": {"terminal_ln": False}, "no residual": {"residual": False},
-    "vitmini": {"model": "vitmini", "model_options": {"patch": 4, "heads": 2}}, "convnet": {"model": "convnet"},
-}  # fmt: skip
+    "resmlp": {},
+    "no terminal LN": {"terminal_ln": False},
+    "no residual": {"residual": False},
+    "vitmini": {"model": "vitmini", "model_options": {"patch": 4, "heads": 2}},
+    "convnet": {"model": "convnet"},
+}
 
 
 class Pretender(DFA):
@@ -63,19 +68,30 @@ class Leaning(DFA):
 
 
 def reference(method, p, s, pixels):
-    """What (b') reads of a diagnosis of one float32 member, without the rest, which takes its time."""
-    (x, y), p, s = pixels.subset("test", 256), *({k: v.float() for k, v in part.items()} for part in (p, s))
+    """What (b') reads of a diagnosis of one float32 member, without the rest, which takes its
+    time.
+    """
+    (x, y), p, s = (
+        pixels.subset("test", 256),
+        *({k: v.float() for k, v in part.items()} for part in (p, s)),
+    )
     with torch.no_grad():
         hs, logits, gs = diag.gradients(method, p, x, y)
         _, _, twins = diag.gradients(method, {k: v.double() for k, v in p.items()}, x.double(), y)
         found = diag.alignment(method, p, s, y, hs, logits, gs)
         moved = diag.rescaled(method, p, s, x, y, logits)
     twin = [diag.gamma(method, g, t) for g, t in zip(gs, twins)]
-    return found | {"twin": twin, "g_norm": [diag.median_norm(method, g) for g in gs], "rescaled": moved}
+    return found | {
+        "twin": twin,
+        "g_norm": [diag.median_norm(method, g) for g in gs],
+        "rescaled": moved,
+    }
 
 
 def told_apart(rule, **changes):
-    """(method, p, s) of an untrained member whose rule is `rule`, a class that is not registered."""
+    """(method, p, s) of an untrained member whose rule is `rule`, a class that is not
+    registered.
+    """
     method, model, p, s = member(tiny("dfa", **changes), double=False)
     return rule(method.cfg, model), scramble(p), s
 
@@ -84,7 +100,9 @@ def told_apart(rule, **changes):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_a_valid_exact_gradient_never_fires_b(pixels, model, method, scale):
-    """Kolen-Pollack with feedback equal to the weights is exact, too; at any scale of the stream."""
+    """Kolen-Pollack with feedback equal to the weights is exact, too; at any scale of the
+    stream.
+    """
     rule, net, p, s = member(tiny(method, **MODELS[model]))
     p = scramble({k: v for k, v in p.items() if not k.startswith("aux.")}, scale=0.3)
     p = {k: v.abs() + 0.5 if k.endswith("var") else v for k, v in p.items()}
@@ -110,7 +128,10 @@ def test_random_credit_does_not_fire_b(pixels, rule, seed):
     torch.manual_seed(seed)
     found = reference(*told_apart(rule), pixels)
     assert not found["rescaled"]["repeatable"] and protocol.reference_fault(found) is None
-    assert max(abs(a - b) for a, b in zip(found["gamma"], found["rescaled"]["gamma"])) > protocol.RESCALE_DRIFT
+    assert (
+        max(abs(a - b) for a, b in zip(found["gamma"], found["rescaled"]["gamma"]))
+        > protocol.RESCALE_DRIFT
+    )
 
 
 def test_credit_that_hangs_on_the_scale_of_the_stream_does_fire_b(pixels):
@@ -119,18 +140,31 @@ def test_credit_that_hangs_on_the_scale_of_the_stream_does_fire_b(pixels):
 
 
 def test_b_is_undefined_where_the_stream_cannot_be_rescaled(pixels):
-    """A student's stream begins at its input: nothing is written larger, so nothing was put to the test."""
+    """A student's stream begins at its input: nothing is written larger, so nothing was put to the
+    test.
+    """
     rule, net, p, s = member(tiny("dfa", model="studentnet", width=192))
     found = reference(rule, scramble(p, scale=0.01), s, pixels)
     assert found["rescaled"]["gamma"] == found["gamma"] and min(found["twin"]) > 0.999
-    assert protocol.reference_fault(found) is None and protocol.fires({**found, "growth": 1.0, "stability": 0.1})["b'"] is None
+    assert (
+        protocol.reference_fault(found) is None
+        and protocol.fires({**found, "growth": 1.0, "stability": 0.1})["b'"] is None
+    )
 
 
 UPDATES = [
-    ("bp", {}), ("dfa", {"penalty": 0.1}), ("fa", {"credit_norm": "sample_rms_g"}), ("dfa", {"rule": "cosine"}),
-    ("sb", {"credit_level": "input"}), ("dfa", {"rule": "target", "eta": 0.1}), ("oracle", {"embedding": "exact"}),
-    ("kp", {}), ("ep", {}), ("local", {}), ("dfa", MODELS["convnet"]),
-]  # fmt: skip
+    ("bp", {}),
+    ("dfa", {"penalty": 0.1}),
+    ("fa", {"credit_norm": "sample_rms_g"}),
+    ("dfa", {"rule": "cosine"}),
+    ("sb", {"credit_level": "input"}),
+    ("dfa", {"rule": "target", "eta": 0.1}),
+    ("oracle", {"embedding": "exact"}),
+    ("kp", {}),
+    ("ep", {}),
+    ("local", {}),
+    ("dfa", MODELS["convnet"]),
+]
 
 
 @pytest.mark.parametrize("method, changes", UPDATES)
@@ -142,19 +176,28 @@ def test_what_trains_an_honest_rule_is_what_its_credit_makes(pixels, method, cha
 
 def trained(pixels, rule, seed):
     method, p, s = told_apart(rule, seed=seed)
-    found = full(method, p, s, pixels) | diag.update_alignment(method, p, s, {}, *pixels.subset("train", 256))
+    found = full(method, p, s, pixels) | diag.update_alignment(
+        method, p, s, {}, *pixels.subset("train", 256)
+    )
     curves = {"test_acc": [0.5, 0.5], "growth": [1.0, 1.0], "g_norm": [[1.0] * 4] * 2}
     return RunRecord(tiny("dfa", seed=seed), "complete", curves, {"2": found}, None, {})
 
 
 def test_an_audit_tells_credit_that_was_shown_from_credit_that_trained(pixels):
-    """A rule that trains by DFA and returns the exact gradient has Γ = 1; its update is DFA's, and the audit says so."""
+    """A rule that trains by DFA and returns the exact gradient has Γ = 1; its update is DFA's, and
+    the audit says so.
+    """
     liar, honest = ([trained(pixels, rule, seed) for seed in (1, 2)] for rule in (Pretender, DFA))
     few = (1e4 * UNIT32) ** 2 / 2  # of a cosine whose vectors are ten thousand roundings apart
     assert liar[0].final["gamma"] == pytest.approx([1.0] * 4, abs=few)
-    assert liar[0].final["update_cos"] == pytest.approx(honest[0].final["update_cos"], abs=1e4 * UNIT32)
+    assert liar[0].final["update_cos"] == pytest.approx(
+        honest[0].final["update_cos"], abs=1e4 * UNIT32
+    )
     assert max(liar[0].final["credit_cos"]) < 0.9 < 0.9999 < min(honest[0].final["credit_cos"])
-    found = {name: Audit(tiny("dfa"), {"dfa": records, "frozen": honest}) for name, records in (("liar", liar), ("dfa", honest))}
+    found = {
+        name: Audit(tiny("dfa"), {"dfa": records, "frozen": honest})
+        for name, records in (("liar", liar), ("dfa", honest))
+    }
     told = {name: audit.trained for name, audit in found.items()}
     assert "They disagree: in 2 of 2 seeds the update is not what `credit` makes" in told["liar"]
     assert "disagree" not in told["dfa"] and protocol.WITHDRAW["own"] in told["liar"]
@@ -169,5 +212,8 @@ def test_an_audit_of_older_records_still_sets_the_two_beside_each_other(pixels):
     found = Audit(tiny("dfa"), {"dfa": [replace(records[0], diagnostics={"2": old})], "frozen": []})
     assert "They differ, as samples weigh otherwise" in found.trained
     bare = {k: v for k, v in old.items() if not k.endswith("_cos")}
-    assert "Blocks are not trained" in Audit(tiny("dfa"), {"dfa": [replace(records[0], diagnostics={"2": bare})]}).trained
+    assert (
+        "Blocks are not trained"
+        in Audit(tiny("dfa"), {"dfa": [replace(records[0], diagnostics={"2": bare})]}).trained
+    )
     assert "oracle" in METHODS

@@ -1,4 +1,6 @@
-"""The benchmark: its rows agree with each other, and its floor counts the products that a step really does."""
+"""The benchmark: its rows agree with each other, and its floor counts the products that a step
+really does.
+"""
 
 import importlib
 import json
@@ -37,10 +39,15 @@ def test_a_quick_benchmark_writes_rows_that_agree(load, tmp_path, monkeypatch):
     assert [r["name"] for r in written] == ["plain dfa", "faeval dfa x3, uncompiled"]
     plain, ours = rows
     for row in rows:
-        assert all(math.isfinite(row[k]) for k in ("sec_per_run_epoch", "step_ms", "eval_s")) and row["peak_mb"] > 0
+        assert (
+            all(math.isfinite(row[k]) for k in ("sec_per_run_epoch", "step_ms", "eval_s"))
+            and row["peak_mb"] > 0
+        )
         assert row["machine"] and row["precision"] == "fp32" and row["method"] == "dfa"
     assert all(plain[k] is None for k in ("ratio_plain", "ratio_serial", "ratio_floor"))
-    assert ours["ratio_plain"] == pytest.approx(plain["sec_per_run_epoch"] / ours["sec_per_run_epoch"])
+    assert ours["ratio_plain"] == pytest.approx(
+        plain["sec_per_run_epoch"] / ours["sec_per_run_epoch"]
+    )
     assert ours["ratio_serial"] == pytest.approx(ours["serial_s"] / ours["sec_per_run_epoch"])
     assert ours["ratio_floor"] == pytest.approx(ours["step_ms"] / ours["floor_ms"])
     assert ours["floor_ms"] == pytest.approx(ours["gemm_ms"] + ours["state_ms"])
@@ -55,7 +62,11 @@ def test_a_row_that_fails_is_named_and_costs_no_other(load, tmp_path, monkeypatc
     def row(method, *_):
         if method == "sb":
             raise RuntimeError("rows.py failed: no memory")
-        return dict.fromkeys(bench.KEYS) | {"name": f"faeval {method} x3", "sec_per_run_epoch": 2.0, "machine": "here"}
+        return dict.fromkeys(bench.KEYS) | {
+            "name": f"faeval {method} x3",
+            "sec_per_run_epoch": 2.0,
+            "machine": "here",
+        }
 
     monkeypatch.setattr(bench, "ROWS", [("sb", 3, {}), ("ep", 3, {})])
     monkeypatch.setattr(bench, "ensemble_row", row)
@@ -65,13 +76,18 @@ def test_a_row_that_fails_is_named_and_costs_no_other(load, tmp_path, monkeypatc
     assert [r["name"] for r in rows] == ["faeval ep x3"] and "no memory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method, precision", [*((m, "fp32") for m in ("bp", "frozen", "dfa", "fa")), ("bp", "bf16")])
+@pytest.mark.parametrize(
+    "method, precision", [*((m, "fp32") for m in ("bp", "frozen", "dfa", "fa")), ("bp", "bf16")]
+)
 def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, precision):
-    """In closed form, for two members: the layers forward and backward, and what the credit takes (δ_L is of e, not e / B)."""
+    """In closed form, for two members: the layers forward and backward, and what the credit takes
+    (δ_L is of e, not e / B).
+    """
     cfg = tiny(method, precision=precision)
     b, d, depth, features, classes = cfg.batch_size, cfg.width, cfg.depth, 192, 4
     embed, block, head = b * features * d, 2 * b * d * d, b * d * classes
-    layers = 2 * embed + depth * block * (2 if method == "frozen" else 3) + 3 * head  # forward, by weight, by input
+    # forward, by weight, by input
+    layers = 2 * embed + depth * block * (2 if method == "frozen" else 3) + 3 * head
     credit = {"dfa": (depth + 1) * head, "fa": depth * block // 2 + head}
     floor = load("floor").Floor(Ensemble([cfg, cfg.with_(seed=2)], pixels))
     with FlopCounterMode(display=False) as counted:
@@ -81,8 +97,12 @@ def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, pre
     assert len(floor.calls) == 2
 
 
-@pytest.mark.parametrize("precision, rounds, taken", [("fp32", True, False), ("fp32", False, True), ("bf16", True, True)])
-def test_the_floor_takes_its_products_where_a_long_run_does(load, pixels, monkeypatch, precision, rounds, taken):
+@pytest.mark.parametrize(
+    "precision, rounds, taken", [("fp32", True, False), ("fp32", False, True), ("bf16", True, True)]
+)
+def test_the_floor_takes_its_products_where_a_long_run_does(
+    load, pixels, monkeypatch, precision, rounds, taken
+):
     monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     floor, seen = load("floor").Floor(Ensemble([tiny("dfa", precision=precision)], pixels)), []
     floor.calls[0].insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))

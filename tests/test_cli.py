@@ -23,7 +23,9 @@ TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """Every command runs in an empty folder, so that the default `results` is not the repository's; no method stays known."""
+    """Every command runs in an empty folder, so that the default `results` is not the repository's;
+    no method stays known.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     known = dict(METHODS)
@@ -33,8 +35,20 @@ def here(tmp_path, monkeypatch):
 
 
 def study_file(store, notebook, configs):
-    rows = [{"id": c.id, "label": c.method, "status": "not run", "flops": cost_flops(c), "config": c.to_dict()} for c in configs]
-    publish_json(store.root / "studies" / f"{notebook}.json", {"notebook": notebook, "runs": rows, "outputs": []})
+    rows = [
+        {
+            "id": c.id,
+            "label": c.method,
+            "status": "not run",
+            "flops": cost_flops(c),
+            "config": c.to_dict(),
+        }
+        for c in configs
+    ]
+    publish_json(
+        store.root / "studies" / f"{notebook}.json",
+        {"notebook": notebook, "runs": rows, "outputs": []},
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,11 +68,17 @@ def study_file(store, notebook, configs):
         ("run --method bp --seeds 1,x", "argument --seeds/--seed: invalid integers value: '1,x'"),
         ("run --method dfa --option feedback=2", "did you mean 'feedback_scale'"),
         ("run --method bp --dataset digits --device cuda:x", "device"),
-        ("run --method bp --dataset digits --device mps", "unknown device 'mps'; use auto, cpu or cuda"),
+        (
+            "run --method bp --dataset digits --device mps",
+            "unknown device 'mps'; use auto, cpu or cuda",
+        ),
         ("run --method bp --dataset digits --device meta", "unknown device 'meta'"),
         ("run --method bp --dataset digits --seeds 1,2,1", "--seeds names one of 1,2,1 twice"),
         ("run --method bp,bp --dataset digits", "--method names one of bp,bp twice"),
-        ("run --study 11_audit --results resuts", "there is no folder 'resuts'; did you mean 'results'"),
+        (
+            "run --study 11_audit --results resuts",
+            "there is no folder 'resuts'; did you mean 'results'",
+        ),
         ("status --results resuts", "there is no folder 'resuts'; did you mean 'results'"),
         ("audit dfa --html .", "is a folder"),
         ("audit dfa --html digits.txt/page.html", "in each other's place"),
@@ -72,8 +92,14 @@ def study_file(store, notebook, configs):
         ("data register digits .", "'digits' belongs to a built-in dataset"),
         ("data register mine nowhere", "nowhere is neither a folder nor a tar archive"),
         ("data register mine . --mean 0.5 0.5", "mean and std go together"),
-        ("data register mine . --mean 0.5 0.5 --std 0.5 0.5", "one value (greyscale) or three (colour), not 2 and 2"),
-        ("data register mine . --mean 125 125 125 --std 60 60 60", "mean must lie in 0..1, not be 125; divide"),
+        (
+            "data register mine . --mean 0.5 0.5 --std 0.5 0.5",
+            "one value (greyscale) or three (colour), not 2 and 2",
+        ),
+        (
+            "data register mine . --mean 125 125 125 --std 60 60 60",
+            "mean must lie in 0..1, not be 125; divide",
+        ),
         ("data register mine . --size 0", "size must be 1 to 1024 pixels, not 0"),
         ("data register ../mine .", "the name of a dataset is up to 64 letters"),
     ],
@@ -87,7 +113,9 @@ def test_a_mistake_ends_in_one_line_that_names_the_way_out(line, told, tmp_path,
     assert told in err
 
 
-@pytest.mark.parametrize("name, text", [("FAEVAL_TRAIN", "maybe"), ("FAEVAL_DEVICE", "mps"), ("OMP_NUM_THREADS", "abc")])
+@pytest.mark.parametrize(
+    "name, text", [("FAEVAL_TRAIN", "maybe"), ("FAEVAL_DEVICE", "mps"), ("OMP_NUM_THREADS", "abc")]
+)
 def test_a_mistake_in_the_environment_is_named_too(monkeypatch, capsys, name, text):
     monkeypatch.setenv(name, text)
     assert main(["run", "--method", "bp", *TINY]) == 2
@@ -140,11 +168,19 @@ def test_a_terminal_of_ascii_shows_everything(text):
 
 
 def test_no_traceback_from_the_shell():
-    done = subprocess.run([sys.executable, "-m", "faeval_core", "audit", "dfb"], capture_output=True, encoding="utf-8")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "did you mean 'dfa'" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "faeval_core", "audit", "dfb"], capture_output=True, encoding="utf-8"
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and "did you mean 'dfa'" in done.stderr
+    )
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "run", "status", "audit", "data", "data register"])
+@pytest.mark.parametrize(
+    "command", ["", "reproduce", "run", "status", "audit", "data", "data register"]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
@@ -156,21 +192,42 @@ def test_run_trains_stores_and_shows(capsys):
     assert main(line) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["method", "seed", "status", "accuracy", "||h_L||", "seconds"]
-    assert [r.split()[:3] for r in rows] == [[m, s, "complete"] for m in ("dfa", "bp") for s in "34"]
+    assert [r.split()[:3] for r in rows] == [
+        [m, s, "complete"] for m in ("dfa", "bp") for s in "34"
+    ]
     cfg = RunConfig("dfa", "digits", width=8, depth=2, epochs=1, augment=False, seed=4)
     record = Store("mine").get(cfg)
-    assert rows[1].split()[3] == f"{record.accuracy:.4f}" and rows[1].split()[4] == f"{record.curves['h_norm'][-1][-1]:.3g}"
+    assert (
+        rows[1].split()[3] == f"{record.accuracy:.4f}"
+        and rows[1].split()[4] == f"{record.curves['h_norm'][-1][-1]:.3g}"
+    )
     before = Store("mine").record_path(cfg).stat().st_mtime_ns
     assert main(line) == 0 and Store("mine").record_path(cfg).stat().st_mtime_ns == before
 
 
 def test_run_takes_every_kind_of_field(monkeypatch):
     seen = []
-    monkeypatch.setattr(runs, "run", lambda configs, *a, **k: seen.extend(configs) or [None] * len(configs))
-    flags = "--seed 7 --lr 1e-2 --no-residual --credit-norm sample_rms --option feedback_scale=2 --diagnose 0,1 --batch-size 64"
+    monkeypatch.setattr(
+        runs, "run", lambda configs, *a, **k: seen.extend(configs) or [None] * len(configs)
+    )
+    flags = (
+        "--seed 7 --lr 1e-2 --no-residual --credit-norm sample_rms --option "
+        "feedback_scale=2 --diagnose 0,1 --batch-size 64"
+    )
     assert main(["run", "--method", "dfa", *TINY, *flags.split()]) == 1  # nothing was trained
-    told = dict(seed=7, lr=0.01, residual=False, credit_norm="sample_rms", options={"feedback_scale": 2}, batch_size=64)
-    assert seen == [RunConfig("dfa", "digits", width=8, depth=2, epochs=1, augment=False, diagnose=(0, 1), **told)]
+    told = dict(
+        seed=7,
+        lr=0.01,
+        residual=False,
+        credit_norm="sample_rms",
+        options={"feedback_scale": 2},
+        batch_size=64,
+    )
+    assert seen == [
+        RunConfig(
+            "dfa", "digits", width=8, depth=2, epochs=1, augment=False, diagnose=(0, 1), **told
+        )
+    ]
 
 
 def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
@@ -191,7 +248,13 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
         assert main(["status"]) == 0
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert lines[1][:5] == ["11_audit", "2", "1", "0", "1"] and lines[2][:5] == ["12_mode1", "2", "0", "0", "2"]
+    assert lines[1][:5] == ["11_audit", "2", "1", "0", "1"] and lines[2][:5] == [
+        "12_mode1",
+        "2",
+        "0",
+        "0",
+        "2",
+    ]
     assert lines[3][:5] == ["total", "3", "1", "0", "2"]  # b counts once
     assert ["interrupted:", f"{far.id},", "checkpoint", "at", "epoch", "25"] in lines
     assert ["in", "training:", f"{training.id},", "checkpoint", "at", "epoch", "3"] in lines
@@ -200,17 +263,27 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
     assert main(["run", "--study", "11_audit"]) == 0
     out = capsys.readouterr().out
     assert store.get(b) is not None and store.get(c) is None
-    assert out.splitlines()[1].split()[:3] == ["bp", "1", "complete"] and "--notebooks 11_audit" in out
-    assert main(["run", "--study", "11_audt"]) == 2 and "did you mean '11_audit'" in capsys.readouterr().err
+    assert (
+        out.splitlines()[1].split()[:3] == ["bp", "1", "complete"] and "--notebooks 11_audit" in out
+    )
+    assert (
+        main(["run", "--study", "11_audt"]) == 2
+        and "did you mean '11_audit'" in capsys.readouterr().err
+    )
     study_file(store, "13_mode2", [c, base.with_(method="dfa", seed=3)])
     assert main(["run", "--study", "13_mode2", "--label", "df"]) == 0  # part of the label "dfa"
     assert store.get(base.with_(method="dfa", seed=3)) is not None and store.get(c) is None
     assert main(["run", "--study", "13_mode2", "--label", "sb"]) == 2
-    assert "no run of 13_mode2 has 'sb' in its label; the first labels: bp; dfa" in capsys.readouterr().err
+    assert (
+        "no run of 13_mode2 has 'sb' in its label; the first labels: bp; dfa"
+        in capsys.readouterr().err
+    )
 
 
 def test_status_counts_the_time_that_is_left(capsys):
-    """Half of a run is behind its checkpoint: what is left is half its cost, for which one finished run is the scale."""
+    """Half of a run is behind its checkpoint: what is left is half its cost, for which one finished
+    run is the scale.
+    """
     store = Store("results")
     base = RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)
     (record,) = runs.run([base], store, progress=False)
@@ -248,38 +321,68 @@ class Half(LocalMethod):
 
 def test_audit_of_a_rule_in_a_file(tmp_path, capsys):
     (tmp_path / "my_rule.py").write_text(RULE, encoding="utf-8")
-    line = "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 --html page.html --lr 0.01"
+    line = (
+        "audit half --method-file my_rule.py --epochs 1 --width 8 --depth 2 --seeds 1,2 "
+        "--html page.html --lr 0.01"
+    )
     assert main(line.split()) == 0
     assert "half" in capsys.readouterr().out.lower()
     assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in (tmp_path / "results" / "records").glob("half-*.json")]
+    records = [
+        json.loads(p.read_text(encoding="utf-8"))
+        for p in (tmp_path / "results" / "records").glob("half-*.json")
+    ]
     assert len(records) == 2 and all(r["config"]["lr"] == 0.01 for r in records)
 
 
 def test_a_rule_in_a_file_trains_in_worker_processes_and_is_counted(tmp_path, capsys):
     (tmp_path / "worker_rule.py").write_text(RULE, encoding="utf-8")
-    line = ["run", "--method", "half", "--method-file", "worker_rule.py", "--engine", "processes:1", "--seeds", "1,2", *TINY]
+    line = [
+        "run",
+        "--method",
+        "half",
+        "--method-file",
+        "worker_rule.py",
+        "--engine",
+        "processes:1",
+        "--seeds",
+        "1,2",
+        *TINY,
+    ]
     assert main(line) == 0 and main(["status", "--method-file", "worker_rule.py"]) == 0
     assert capsys.readouterr().out.endswith("2 records in results\n")
     del METHODS["half"]
     assert main(["status"]) == 0
-    assert capsys.readouterr().out.endswith("0 records in results, 2 of methods that are not known here\n")
+    assert capsys.readouterr().out.endswith(
+        "0 records in results, 2 of methods that are not known here\n"
+    )
 
 
-@pytest.mark.parametrize("name, text, told", [
-    ("json.py", RULE, "rename the file"), ("my.rule.py", RULE, "rename the file"), ("plain.py", "x = 1", "write @register"),
-    ("slash.py", RULE.replace('"half"', '"a/b"'), "letters, digits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, text, told",
+    [
+        ("json.py", RULE, "rename the file"),
+        ("my.rule.py", RULE, "rename the file"),
+        ("plain.py", "x = 1", "write @register"),
+        ("slash.py", RULE.replace('"half"', '"a/b"'), "letters, digits"),
+    ],
+)
 def test_a_file_that_registers_no_method_says_why(tmp_path, capsys, name, text, told):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert main(["audit", "half", "--method-file", name]) == 2 and told in capsys.readouterr().err
 
 
 def test_a_mistake_in_a_rule_comes_with_its_place(tmp_path, capsys):
-    (tmp_path / "broken_rule.py").write_text(RULE.replace("import torch", "first, second = hs"), encoding="utf-8")
+    (tmp_path / "broken_rule.py").write_text(
+        RULE.replace("import torch", "first, second = hs"), encoding="utf-8"
+    )
     assert main(["run", "--method", "half", "--method-file", "broken_rule.py", *TINY]) == 2
     err = capsys.readouterr().err
-    assert "broken_rule.py" in err and "first, second = hs" in err and err.splitlines()[-1].startswith("faeval: error: too many")
+    assert (
+        "broken_rule.py" in err
+        and "first, second = hs" in err
+        and err.splitlines()[-1].startswith("faeval: error: too many")
+    )
 
 
 def test_an_edited_rule_trains(tmp_path, capsys):
@@ -287,7 +390,13 @@ def test_an_edited_rule_trains(tmp_path, capsys):
     line = ["run", "--method", "half", "--method-file", "edited_rule.py", *TINY]
     edited = RULE.replace("0.5 *", "0.25 *")
     as_list = edited.replace("torch.stack", "list")
-    for text, count in ((RULE, 1), (RULE + "# more", 1), (edited, 2), (as_list, 3), (RULE + "# and more", 3)):
+    for text, count in (
+        (RULE, 1),
+        (RULE + "# more", 1),
+        (edited, 2),
+        (as_list, 3),
+        (RULE + "# and more", 3),
+    ):
         (tmp_path / "edited_rule.py").write_text(text, encoding="utf-8")
         assert main(line) == 0 and "warning" not in capsys.readouterr().err
         assert len(list((tmp_path / "results" / "records").glob("half-*.json"))) == count
@@ -330,17 +439,34 @@ def test_audit_asks_for_the_sign_of_credit_that_points_uphill():
 
     with pytest.warns(UserWarning, match="check the sign"):
         found = audit(Uphill, seeds=(1, 2), epochs=1, width=8, depth=2)
-    told = "Γ is -1.00, the mean over all levels, in 2 of 2 seeds: check the sign of its credit, which is that of the gradient."
+    told = (
+        "Γ is -1.00, the mean over all levels, in 2 of 2 seeds: check the sign of its "
+        "credit, which is that of the gradient."
+    )
     assert told in found.lines
-    assert not any("sign" in line for line in audit("dfa", seeds=(1,), epochs=1, width=8, depth=2).lines)
+    assert not any(
+        "sign" in line for line in audit("dfa", seeds=(1,), epochs=1, width=8, depth=2).lines
+    )
 
 
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
-    credit = {"credit_norm": "sample_rms_g", "credit_level": "input", "embedding": "shared", "rule": "cosine", "exploit": True}
+    credit = {
+        "credit_norm": "sample_rms_g",
+        "credit_level": "input",
+        "embedding": "shared",
+        "rule": "cosine",
+        "exploit": True,
+    }
     found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)
-    assert any("less that of δ_L copied to every level of the same nets" in line for line in found.lines)
+    assert any(
+        "less that of δ_L copied to every level of the same nets" in line for line in found.lines
+    )
     for name, (record,) in found.arms.items():
-        wanted = credit if name in ("fa", "dfa") else {k: f.default for k, f in FIELDS.items() if k in credit}
+        wanted = (
+            credit
+            if name in ("fa", "dfa")
+            else {k: f.default for k, f in FIELDS.items() if k in credit}
+        )
         assert {k: getattr(record.config, k) for k in credit} == wanted and record.config.lr == 0.01
 
 
@@ -348,10 +474,26 @@ def test_data_register(tmp_path, capsys, home):
     files = {k: v for k, v in blob_images().items() if int(k.split("/")[-1][:4]) < 140}
     write_tar(tmp_path / "mine.tar.gz", files)
     try:
-        assert main(["data", "register", "mine", "mine.tar.gz", *"--mean 0.5 0.5 0.5 --std 0.2 0.2 0.2".split()]) == 0
+        assert (
+            main(
+                [
+                    "data",
+                    "register",
+                    "mine",
+                    "mine.tar.gz",
+                    *"--mean 0.5 0.5 0.5 --std 0.2 0.2 0.2".split(),
+                ]
+            )
+            == 0
+        )
         train, found = sum("/train/" in k for k in files), data.load("mine")
-        told = f"fingerprint {found.fingerprint}: {train} training and {len(files) - train} test images of (3, 8, 8), 4 classes"
-        assert told in capsys.readouterr().out and found.mean == (0.5,) * 3 and found.std == (0.2,) * 3
+        told = (
+            f"fingerprint {found.fingerprint}: {train} training and {len(files) - train} "
+            "test images of (3, 8, 8), 4 classes"
+        )
+        assert (
+            told in capsys.readouterr().out and found.mean == (0.5,) * 3 and found.std == (0.2,) * 3
+        )
     finally:
         (home / "mine.safetensors").unlink(missing_ok=True)
 
@@ -370,7 +512,9 @@ def test_a_warning_is_one_line(tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "bp-1.json").write_text(json.dumps({"half": "a record"}), encoding="utf-8")
     assert main(["status"]) == 0
-    assert capsys.readouterr().out.endswith("0 records in results, 1 unreadable, such as bp-1.json\n")
+    assert capsys.readouterr().out.endswith(
+        "0 records in results, 1 unreadable, such as bp-1.json\n"
+    )
     [cfg] = [RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)]
     (folder / f"{cfg.id}.json").write_text("{")
     assert main(["run", "--method", "bp", *TINY]) == 0
@@ -389,6 +533,16 @@ def test_reproduce_ends_with_one_where_a_notebook_failed(monkeypatch):
 
     monkeypatch.setattr(pipeline, "reproduce", fake)
     line = "reproduce --profile paper --notebooks 11_audit 12 --dataset digits --train"
-    assert main([*line.split(), *"-p epochs=3 -p seeds=1,2 -p label=a/b -p augment=False".split()]) == 1
-    parameters = {"epochs": 3, "seeds": [1, 2], "label": "a/b", "augment": False, "dataset": "digits", "train": True}
+    assert (
+        main([*line.split(), *"-p epochs=3 -p seeds=1,2 -p label=a/b -p augment=False".split()])
+        == 1
+    )
+    parameters = {
+        "epochs": 3,
+        "seeds": [1, 2],
+        "label": "a/b",
+        "augment": False,
+        "dataset": "digits",
+        "train": True,
+    }
     assert asked == [("paper", ["11_audit", "12"], parameters, None, False)]

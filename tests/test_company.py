@@ -1,4 +1,6 @@
-"""A member's result is what it is alone, whatever its company: drawn members of drawn rules, in float64."""
+"""A member's result is what it is alone, whatever its company: drawn members of drawn rules, in
+float64.
+"""
 
 from dataclasses import replace
 
@@ -19,7 +21,9 @@ pytestmark = pytest.mark.numerical
 
 
 class Mirror(LocalMethod):
-    """Feedback that learns from noise put into each block, by what it changes in the state: there is no `aux.` parameter."""
+    """Feedback that learns from noise put into each block, by what it changes in the state: there
+    is no `aux.` parameter.
+    """
 
     name = "mirror"
 
@@ -45,7 +49,9 @@ class Mirror(LocalMethod):
 
 
 class Scheduled(LocalMethod):
-    """A sign by the run's own learning rate and epoch, and member options of every type that there is."""
+    """A sign by the run's own learning rate and epoch, and member options of every type that there
+    is.
+    """
 
     name = "scheduled"
     options = {"turn": 1, "warm": True, "gain": 1.0}
@@ -68,7 +74,9 @@ class Gated(Learned):
         return self.model.sizes
 
     def init_params(self, cfg, generator):
-        return {f"aux.v{l}": torch.randn(n, generator=generator) for l, n in enumerate(self.model.sizes)}
+        return {
+            f"aux.v{l}": torch.randn(n, generator=generator) for l, n in enumerate(self.model.sizes)
+        }
 
     def init_state(self, cfg, generator):
         return super().init_state(cfg, generator) | {"fitted": torch.tensor(0)}
@@ -86,32 +94,60 @@ OWN = {rule.name: rule for rule in (Mirror, Scheduled, Gated)}
 RULES = sorted({*METHODS, *OWN})
 OF_NET = {"hidden": 4, "layers": 1}
 SHARED = {  # options that make a method small, or another
-    "sb": OF_NET, "cb": OF_NET | {"K": 2}, "vec": OF_NET | {"M": 2}, "ep": {"steps": 3, "beta": 0.5}, "gated": {},
-}  # fmt: skip
+    "sb": OF_NET,
+    "cb": OF_NET | {"K": 2},
+    "vec": OF_NET | {"M": 2},
+    "ep": {"steps": 3, "beta": 0.5},
+    "gated": {},
+}
 SCHEDULE = {
-    "start": st.integers(0, 2), "stop": st.sampled_from([0, 3]), "wr": st.sampled_from([0.0, 0.5]), "decay": st.booleans(),
-    "alpha": st.sampled_from([0.0, 0.5, 1.0]), "last": st.integers(0, 2), "freeze_after": st.integers(-1, 2),
-    "refit_every": st.integers(0, 2), "feedback_scale": st.sampled_from([0.5, 1.0]),
-}  # fmt: skip
+    "start": st.integers(0, 2),
+    "stop": st.sampled_from([0, 3]),
+    "wr": st.sampled_from([0.0, 0.5]),
+    "decay": st.booleans(),
+    "alpha": st.sampled_from([0.0, 0.5, 1.0]),
+    "last": st.integers(0, 2),
+    "freeze_after": st.integers(-1, 2),
+    "refit_every": st.integers(0, 2),
+    "feedback_scale": st.sampled_from([0.5, 1.0]),
+}
 MEMBER_OPTIONS = {
-    "dfa": {"feedback_scale": st.sampled_from([0.5, 2.0])}, "fa": {"feedback_scale": st.sampled_from([0.5, 2.0])},
-    "ep": {"step": st.sampled_from([0.2, 0.5])}, "sb": SCHEDULE, "gated": SCHEDULE,
+    "dfa": {"feedback_scale": st.sampled_from([0.5, 2.0])},
+    "fa": {"feedback_scale": st.sampled_from([0.5, 2.0])},
+    "ep": {"step": st.sampled_from([0.2, 0.5])},
+    "sb": SCHEDULE,
+    "gated": SCHEDULE,
     "cb": SCHEDULE | {"ema": st.sampled_from([0.5, 0.9]), "noise": st.sampled_from([0.1, 0.3])},
     "vec": SCHEDULE | {"fd_step": st.sampled_from([0.01, 0.1])},
-    "scheduled": {"turn": st.integers(0, 2), "warm": st.booleans(), "gain": st.sampled_from([0.5, 2.0])},
-}  # fmt: skip
+    "scheduled": {
+        "turn": st.integers(0, 2),
+        "warm": st.booleans(),
+        "gain": st.sampled_from([0.5, 2.0]),
+    },
+}
 FIELDS = {
-    "seed": st.integers(1, 4), "labels": st.sampled_from(["true", "random"]), "lr": st.sampled_from([1e-3, 1e-2]),
-    "weight_decay": st.sampled_from([0.0, 0.1]), "eta": st.sampled_from([0.1, 1.0]), "clip": st.sampled_from([0.0, 0.05]),
-    "momentum": st.sampled_from([0.5, 0.9]), "penalty_h0": st.sampled_from([1e-3, 1e-1]),
-}  # fmt: skip
+    "seed": st.integers(1, 4),
+    "labels": st.sampled_from(["true", "random"]),
+    "lr": st.sampled_from([1e-3, 1e-2]),
+    "weight_decay": st.sampled_from([0.0, 0.1]),
+    "eta": st.sampled_from([0.1, 1.0]),
+    "clip": st.sampled_from([0.0, 0.05]),
+    "momentum": st.sampled_from([0.5, 0.9]),
+    "penalty_h0": st.sampled_from([1e-3, 1e-1]),
+}
 
 
 @st.composite
 def ensembles(draw):
     """Two or three members of one signature."""
     name = draw(st.sampled_from(RULES))
-    shared = {"width": 6, "depth": 2, "epochs": EPOCHS, "batch_size": 16, "optimizer": draw(st.sampled_from(["adamw", "sgd"]))}
+    shared = {
+        "width": 6,
+        "depth": 2,
+        "epochs": EPOCHS,
+        "batch_size": 16,
+        "optimizer": draw(st.sampled_from(["adamw", "sgd"])),
+    }
     options = dict(SHARED.get(name, {}))
     if issubclass(METHODS[name], LocalMethod):
         shared["rule"] = draw(st.sampled_from(["inner", "target"]))
@@ -119,8 +155,15 @@ def ensembles(draw):
         options["mix"] = draw(st.sampled_from(["raw", "unit", "dfa"]))
     if name == "vec":
         options["source"] = draw(st.sampled_from(["net", "level", "gaussian", "scaled_dfa"]))
-    members = draw(st.lists(st.tuples(st.fixed_dictionaries(FIELDS), st.fixed_dictionaries(MEMBER_OPTIONS.get(name, {}))),
-                            min_size=2, max_size=3))  # fmt: skip
+    members = draw(
+        st.lists(
+            st.tuples(
+                st.fixed_dictionaries(FIELDS), st.fixed_dictionaries(MEMBER_OPTIONS.get(name, {}))
+            ),
+            min_size=2,
+            max_size=3,
+        )
+    )
     return [tiny(name, **shared, **fields, options=options | own) for fields, own in members]
 
 
@@ -152,11 +195,16 @@ def test_drawn_members_are_the_same_alone_and_in_company(double, configs, driver
 
 
 @pytest.mark.parametrize("driver", ["loop", "vmap"])
-@pytest.mark.parametrize("method, options, others", [
-    ("sb", {"mix": "unit", "start": 2}, {"start": 0}), ("gated", {"mix": "unit", "start": 2}, {"start": 0}),
-    ("cb", {"wr": 0.0, "refit_every": 2}, {"refit_every": 0}), ("vec", {"freeze_after": 1}, {"freeze_after": -1}),
-    ("gated", {"freeze_after": 1}, {"start": 1}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, options, others",
+    [
+        ("sb", {"mix": "unit", "start": 2}, {"start": 0}),
+        ("gated", {"mix": "unit", "start": 2}, {"start": 0}),
+        ("cb", {"wr": 0.0, "refit_every": 2}, {"refit_every": 0}),
+        ("vec", {"freeze_after": 1}, {"freeze_after": -1}),
+        ("gated", {"freeze_after": 1}, {"start": 1}),
+    ],
+)
 def test_members_in_different_phases_are_as_they_are_alone(double, driver, method, options, others):
     """One hears its net, or fits it, while the other does not; what is not fitted stands still."""
     cfg = tiny(method, epochs=EPOCHS, width=6, batch_size=16, options=SHARED[method] | options)
@@ -164,33 +212,58 @@ def test_members_in_different_phases_are_as_they_are_alone(double, driver, metho
     [alone] = trained([cfg], double, "loop")
     for order in ([cfg, other], [other, cfg]):
         found = trained(order, double, driver)
-        assert apart(found[order.index(cfg)], alone) < ROUNDING < apart(found[order.index(other)], alone)
+        assert (
+            apart(found[order.index(cfg)], alone)
+            < ROUNDING
+            < apart(found[order.index(other)], alone)
+        )
     if method == "gated":
         assert alone["state/fitted"].item() == STEPS * (1 if "freeze_after" in options else EPOCHS)
 
 
 def test_a_rule_without_trained_parameters_learns_by_what_it_changes(double):
-    """In each step, alone and in company, with no `aux.` parameter; a rule without `auxiliary` is not asked for it."""
+    """In each step, alone and in company, with no `aux.` parameter; a rule without `auxiliary` is
+    not asked for it.
+    """
     [found] = trained([tiny("mirror", epochs=EPOCHS, batch_size=16)], double, "loop")
     start = Ensemble([tiny("mirror", epochs=EPOCHS, batch_size=16)], double)
     assert not torch.equal(found["state/B"], start.state["B"][0]) and start.phase[0].fits
     for name in METHODS:
         method = Ensemble([tiny(name)], double).method
-        assert method.phase_of(tiny(name), 0).fits or type(method).auxiliary is LocalMethod.auxiliary, name
+        assert (
+            method.phase_of(tiny(name), 0).fits or type(method).auxiliary is LocalMethod.auxiliary
+        ), name
 
 
 def test_member_options_of_every_type_reach_the_state(double):
-    ensemble = Ensemble([tiny("scheduled", options={"turn": t, "warm": w}) for t, w in ((1, True), (2, False))], double)
-    assert ensemble.state["turn"].tolist() == [1, 2] and not ensemble.state["turn"].is_floating_point()
-    assert ensemble.state["warm"].tolist() == [True, False] and ensemble.state["gain"].dtype == torch.float64
+    ensemble = Ensemble(
+        [tiny("scheduled", options={"turn": t, "warm": w}) for t, w in ((1, True), (2, False))],
+        double,
+    )
+    assert (
+        ensemble.state["turn"].tolist() == [1, 2] and not ensemble.state["turn"].is_floating_point()
+    )
+    assert (
+        ensemble.state["warm"].tolist() == [True, False]
+        and ensemble.state["gain"].dtype == torch.float64
+    )
 
 
-@pytest.mark.parametrize("options, member_options, told", [
-    ({"way": "a"}, ("way",), "option 'way' .* is like 'a'.*take it out of member_options"),
-    ({"gain": 1.0}, ("gian",), "unknown option .* 'gian'; did you mean 'gain'"),
-])  # fmt: skip
-def test_member_options_that_cannot_reach_the_state_are_refused_at_registration(options, member_options, told):
-    kind = type("Mine", (LocalMethod,), {"name": "mine", "options": options, "member_options": member_options})
+@pytest.mark.parametrize(
+    "options, member_options, told",
+    [
+        ({"way": "a"}, ("way",), "option 'way' .* is like 'a'.*take it out of member_options"),
+        ({"gain": 1.0}, ("gian",), "unknown option .* 'gian'; did you mean 'gain'"),
+    ],
+)
+def test_member_options_that_cannot_reach_the_state_are_refused_at_registration(
+    options, member_options, told
+):
+    kind = type(
+        "Mine",
+        (LocalMethod,),
+        {"name": "mine", "options": options, "member_options": member_options},
+    )
     with pytest.raises(RuleError, match=told):
         register(kind)
     assert "mine" not in METHODS

@@ -24,7 +24,9 @@ def flops(method, **changes):
 
 
 def test_operations_of_a_run_in_closed_form():
-    """Forward, by weights and by inputs (the embedding's input has no gradient), and what credit takes besides."""
+    """Forward, by weights and by inputs (the embedding's input has no gradient), and what credit
+    takes besides.
+    """
     layers = 2 * EMBED + DEPTH * BLOCK * 3 + 3 * HEAD
     assert flops("bp") == epoch(layers)
     assert flops("dfa") == epoch(layers + (DEPTH + 1) * HEAD)
@@ -42,16 +44,23 @@ def test_every_direction_of_the_field_costs_its_way_to_the_top():
 
 @pytest.mark.parametrize("model, depth", [("convnet", 3), ("vitmini", 4)])
 def test_a_model_costs_its_own_multiply_adds(model, depth):
-    """Convolutions and attention count at every position: by far more than their weights would on vectors."""
+    """Convolutions and attention count at every position: by far more than their weights would on
+    vectors.
+    """
     cfg = RunConfig("bp", model=model, width=128, depth=depth, epochs=1)
-    weights = sum(v.numel() for v in MODELS[model](cfg, (3, 32, 32), 10).init(torch.Generator()).values())
+    weights = sum(
+        v.numel() for v in MODELS[model](cfg, (3, 32, 32), 10).init(torch.Generator()).values()
+    )
     assert cost_flops(cfg) > STEPS * BATCH * 2 * 3 * 5 * weights
 
 
 def test_fewer_and_other_images_cost_less():
-    student = RunConfig("dfa", "teacher-a1.0-L4", model="studentnet", width=128, epochs=1, augment=False)
+    student = RunConfig(
+        "dfa", "teacher-a1.0-L4", model="studentnet", width=128, epochs=1, augment=False
+    )
     tenth = student.with_(dataset="teacher-a1.0-L4-small")
-    assert cost_flops(tenth) == pytest.approx(cost_flops(student) / 10, rel=0.05)  # up to the last batch
+    # up to the last batch
+    assert cost_flops(tenth) == pytest.approx(cost_flops(student) / 10, rel=0.05)
     digits = RunConfig("bp", "digits", width=32, depth=3, epochs=4, augment=False)
     layers = 2 * 64 * 32 + 3 * 2 * 32**2 * 3 + 3 * 320
     assert cost_flops(digits) == pytest.approx(4 * 11 * 128 * 2 * layers)
@@ -60,7 +69,9 @@ def test_fewer_and_other_images_cost_less():
 @pytest.mark.parametrize("name", METHODS)
 def test_what_does_not_change_the_work_does_not_change_the_cost(name):
     cfg = RunConfig(name, epochs=3)
-    assert cost_flops(cfg) == cost_flops(cfg.with_(seed=7, lr=0.1, diagnose=(1,), labels="random")) > 0
+    assert (
+        cost_flops(cfg) == cost_flops(cfg.with_(seed=7, lr=0.1, diagnose=(1,), labels="random")) > 0
+    )
 
 
 def test_seconds_follow_from_records_of_this_kind_of_machine(store, monkeypatch):
@@ -74,5 +85,8 @@ def test_seconds_follow_from_records_of_this_kind_of_machine(store, monkeypatch)
 
     records = [made("this one", 20.0, 1), made("this one", 10.5, 2), made("another", 1000.0, 1)]
     rate = torch.get_num_threads() * cost_flops(record.config) / 20.5
-    assert cost_seconds(record.config, records) == pytest.approx(cost_flops(record.config) / rate, rel=0.03)
-    assert costs.flops_per_second([made("another", 1000.0, 1)]) == costs.flops_per_second()  # a trial
+    assert cost_seconds(record.config, records) == pytest.approx(
+        cost_flops(record.config) / rate, rel=0.03
+    )
+    # a trial
+    assert costs.flops_per_second([made("another", 1000.0, 1)]) == costs.flops_per_second()

@@ -1,4 +1,6 @@
-"""Engines: the same records wherever ensembles train; workers that die, runs that fail, two schedulers on one store."""
+"""Engines: the same records wherever ensembles train; workers that die, runs that fail, two
+schedulers on one store.
+"""
 
 import os
 import socket
@@ -33,7 +35,9 @@ pytestmark = [
 def configs():
     """Two ensembles, one of which starts from a run that nobody asked for."""
     net = tiny("bp", seed=5)
-    return [tiny("dfa", seed=s) for s in (1, 2, 3)] + [tiny("fa", seed=s, upstream=net, upstream_epoch=1) for s in (1, 2)]
+    return [tiny("dfa", seed=s) for s in (1, 2, 3)] + [
+        tiny("fa", seed=s, upstream=net, upstream_epoch=1) for s in (1, 2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,9 @@ def test_engines_agree(engine, configs, serial, store, monkeypatch):
 
 
 def test_a_killed_worker_costs_only_time(configs, serial, store, home):
-    """Workers that die when a run has a checkpoint: what the pool cannot do any more goes on here."""
+    """Workers that die when a run has a checkpoint: what the pool cannot do any more goes on
+    here.
+    """
     with ProcessPoolExecutor(2, PROCESSES, victims.mortal_worker, (home,)) as pool, threads(1):
         with pytest.warns(UserWarning, match="workers of .* are gone"):
             found = run(configs, store, progress=False, executor=pool, workers=2)
@@ -64,7 +70,9 @@ def test_a_killed_worker_costs_only_time(configs, serial, store, home):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Workers that are forked from a server which has imported everything, rather than started from nothing."""
+    """Workers that are forked from a server which has imported everything, rather than started from
+    nothing.
+    """
     monkeypatch.setattr(Processes, "context", PROCESSES)
 
 
@@ -82,7 +90,9 @@ def wait_until_held(lock):
 
 
 def test_workers_end_with_their_parent(tmp_path, forked):
-    """The parent is killed by SIGKILL in the middle of a worker's task; the worker's lock is free as soon as it is gone."""
+    """The parent is killed by SIGKILL in the middle of a worker's task; the worker's lock is free
+    as soon as it is gone.
+    """
     lock = tmp_path / "lock"
     parent = PROCESSES.Process(target=victims.parent_of_one_that_holds, args=(lock,))
     parent.start()
@@ -99,25 +109,42 @@ def test_an_interrupt_ends_workers_and_drops_what_is_queued(tmp_path, forked):
         raise KeyboardInterrupt
     FileLock(locks[0]).acquire(timeout=0)
     assert isinstance(futures[0].exception(timeout=0), WorkerDied)
-    assert futures[1].cancelled() and futures[2].cancelled() and not locks[1].exists() and not locks[2].exists()
+    assert (
+        futures[1].cancelled()
+        and futures[2].cancelled()
+        and not locks[1].exists()
+        and not locks[2].exists()
+    )
 
 
-@pytest.mark.parametrize("method, told", [(victims.Lethal, "with exit code 7"), (victims.Segfault, "on signal SIGSEGV")])
+@pytest.mark.parametrize(
+    "method, told", [(victims.Lethal, "with exit code 7"), (victims.Segfault, "on signal SIGSEGV")]
+)
 def test_a_run_that_ends_its_process_fails_alone(store, forked, monkeypatch, method, told):
     """Its siblings in the ensemble and all others are trained, none of them in this process."""
     monkeypatch.setitem(METHODS, method.name, method)
     configs = [*(tiny(method.name, seed=s) for s in (1, method.unlucky)), tiny("bp")]
-    with opened("processes:2") as (executor, workers), pytest.warns(UserWarning, match="tried once more, alone"):
-        with pytest.raises(RunsFailed, match=f"1 runs failed.*{configs[1].id}.*its process ended {told}"):
+    with (
+        opened("processes:2") as (executor, workers),
+        pytest.warns(UserWarning, match="tried once more, alone"),
+    ):
+        with pytest.raises(
+            RunsFailed, match=f"1 runs failed.*{configs[1].id}.*its process ended {told}"
+        ):
             run(configs, store, progress=False, executor=executor, workers=workers)
     assert [store.get(c) is not None for c in configs] == [True, False, True]
 
 
 def test_a_broken_pool_does_not_bring_its_runs_here(store, forked, monkeypatch):
-    """A pool of the standard library breaks as a whole. What ends a process must not get this one."""
+    """A pool of the standard library breaks as a whole. What ends a process must not get this
+    one.
+    """
     monkeypatch.setitem(METHODS, "lethal", victims.Lethal)
     configs = [tiny("lethal", seed=victims.Lethal.unlucky), tiny("bp")]
-    with ProcessPoolExecutor(1, PROCESSES) as pool, pytest.warns(UserWarning, match="workers of .* are gone"):
+    with (
+        ProcessPoolExecutor(1, PROCESSES) as pool,
+        pytest.warns(UserWarning, match="workers of .* are gone"),
+    ):
         with pytest.raises(RunsFailed, match="1 runs failed.*its process ended with exit code 7"):
             run(configs, store, progress=False, executor=pool, workers=2)
     assert store.get(configs[1]) is not None
@@ -130,7 +157,10 @@ def raise_one_that_cannot_be_sent():
     raise Local("of a class that no other process knows")
 
 
-@pytest.mark.parametrize("task, error", [((divmod, 1, 0), ZeroDivisionError), ((raise_one_that_cannot_be_sent,), RuntimeError)])
+@pytest.mark.parametrize(
+    "task, error",
+    [((divmod, 1, 0), ZeroDivisionError), ((raise_one_that_cannot_be_sent,), RuntimeError)],
+)
 def test_what_a_task_raises_reaches_the_caller_and_the_worker_goes_on(forked, task, error):
     with opened("processes:1") as (executor, _):
         with pytest.raises(error) as found:
@@ -140,7 +170,9 @@ def test_what_a_task_raises_reaches_the_caller_and_the_worker_goes_on(forked, ta
             executor.submit(lambda: 0).result()
         assert executor.submit(os.getpid).result() == pid != os.getpid()
     told = found.value.__notes__[0] if error is ZeroDivisionError else str(found.value)
-    assert "Traceback" in told if error is ZeroDivisionError else told.startswith("Local: of a class")
+    assert (
+        "Traceback" in told if error is ZeroDivisionError else told.startswith("Local: of a class")
+    )
 
 
 SBATCH = """#!/bin/sh
@@ -172,7 +204,9 @@ SUBMITTED = "#!/bin/sh\necho Submitted batch job 7\n"
 
 
 def test_nobody_without_the_certificate_reaches_what_dask_opens(tmp_path, monkeypatch):
-    """Neither in plain text nor with a certificate of one's own; and no port serves a page. Slurm's jobs never start here."""
+    """Neither in plain text nor with a certificate of one's own; and no port serves a page. Slurm's
+    jobs never start here.
+    """
     pytest.importorskip("dask_jobqueue")
     psutil = pytest.importorskip("psutil")
     from distributed import Client
@@ -187,19 +221,31 @@ def test_nobody_without_the_certificate_reaches_what_dask_opens(tmp_path, monkey
             assert address.startswith("tls://")
             if name == "slurm:1":
                 (private,) = folder.glob(".faeval-slurm-*")
-                assert [p.stat().st_mode & 0o777 for p in (private, *private.iterdir())] == [0o700, 0o600, 0o600]
+                assert [p.stat().st_mode & 0o777 for p in (private, *private.iterdir())] == [
+                    0o700,
+                    0o600,
+                    0o600,
+                ]
             for other in (address.replace("tls://", "tcp://"), address):
                 security = Security.temporary() if other == address else None
                 with pytest.raises(OSError):
                     Client(other, security=security, timeout="1s")
             here = psutil.Process()
             listening = {
-                c.laddr for p in (here, *here.children(recursive=True))
-                for c in p.net_connections("tcp") if c.status == "LISTEN"
-            }  # fmt: skip
+                c.laddr
+                for p in (here, *here.children(recursive=True))
+                for c in p.net_connections("tcp")
+                if c.status == "LISTEN"
+            }
             open_to_all = {a.port for a in listening if a.ip not in ("127.0.0.1", "::1")}
-            assert open_to_all <= ({int(address.rpartition(":")[2])} if name == "slurm:1" else set())
-            assert not any(b" 200 " in reply(a.port, page) for a in listening for page in ("/status", "/info/main/workers.html"))
+            assert open_to_all <= (
+                {int(address.rpartition(":")[2])} if name == "slurm:1" else set()
+            )
+            assert not any(
+                b" 200 " in reply(a.port, page)
+                for a in listening
+                for page in ("/status", "/info/main/workers.html")
+            )
     assert not list(folder.glob(".faeval-slurm-*"))
 
 
@@ -213,11 +259,18 @@ def reply(port, page):
         return b""
 
 
-@pytest.mark.parametrize("sbatch, error, told", [
-    (None, ValueError, "needs Slurm, whose command sbatch is not here"),
-    ("#!/bin/sh\necho Invalid account >&2; exit 1\n", OSError, "could not be submitted(?s:.*)Invalid account"),
-    (SUBMITTED, TimeoutError, "no worker yet after 0.2 seconds; set FAEVAL_WAIT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sbatch, error, told",
+    [
+        (None, ValueError, "needs Slurm, whose command sbatch is not here"),
+        (
+            "#!/bin/sh\necho Invalid account >&2; exit 1\n",
+            OSError,
+            ("could not be submitted(?s:.*)Invalid account"),
+        ),
+        (SUBMITTED, TimeoutError, "no worker yet after 0.2 seconds; set FAEVAL_WAIT"),
+    ],
+)
 def test_slurm_that_gives_no_worker_says_so(tmp_path, monkeypatch, sbatch, error, told):
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setenv("FAEVAL_WAIT", "0.2" if sbatch == SUBMITTED else "60")
@@ -234,21 +287,35 @@ def test_a_scheduler_that_gives_no_worker_says_so(monkeypatch):
 
     monkeypatch.setenv("FAEVAL_WAIT", "0.2")
     with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
-        with pytest.raises(TimeoutError, match="no worker yet after 0.2 seconds"), opened(f"dask:{cluster.scheduler_address}"):
+        with (
+            pytest.raises(TimeoutError, match="no worker yet after 0.2 seconds"),
+            opened(f"dask:{cluster.scheduler_address}"),
+        ):
             pass
 
 
 def test_jobs_of_slurm_that_end_are_replaced(configs, serial, store, monkeypatch, tmp_path):
-    """The first two jobs die when they begin to train, as at a wall time. Two scripts stand in for Slurm."""
+    """The first two jobs die when they begin to train, as at a wall time. Two scripts stand in for
+    Slurm.
+    """
     pytest.importorskip("dask_jobqueue")
     import dask
 
     tmp_path = tmp_path / """it's "here" """.strip()
     tmp_path.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(Path(victims.__file__).parent), prepend=os.pathsep)
-    lost = {"distributed.deploy.lost-worker-timeout": "1s", "jobqueue.slurm.worker-extra-args": ["--preload", "victims"]}
-    with stand_in(tmp_path, monkeypatch, SBATCH, SCANCEL), dask.config.set(lost), opened("slurm:2") as (executor, workers):
-        waiting = ThreadPoolExecutor(1).submit(run, configs, store, progress=False, executor=executor, workers=workers)
+    lost = {
+        "distributed.deploy.lost-worker-timeout": "1s",
+        "jobqueue.slurm.worker-extra-args": ["--preload", "victims"],
+    }
+    with (
+        stand_in(tmp_path, monkeypatch, SBATCH, SCANCEL),
+        dask.config.set(lost),
+        opened("slurm:2") as (executor, workers),
+    ):
+        waiting = ThreadPoolExecutor(1).submit(
+            run, configs, store, progress=False, executor=executor, workers=workers
+        )
         found = waiting.result(timeout=HANG)
     assert len((tmp_path / "jobs").read_text(encoding="utf-8").splitlines()) > 2
     assert [r.checksum for r in found] == [r.checksum for r in serial]
@@ -281,7 +348,9 @@ def test_an_interrupt_does_not_wait_for_what_is_queued(tmp_path):
 
 
 def test_slurm_leaves_the_interrupt_as_it_was(tmp_path):
-    """Importing dask-jobqueue sets a handler of its own. Without its configuration file a cluster cannot open."""
+    """Importing dask-jobqueue sets a handler of its own. Without its configuration file a cluster
+    cannot open.
+    """
     pytest.importorskip("dask_jobqueue")
     code = """
 import signal
@@ -298,7 +367,9 @@ assert signal.getsignal(signal.SIGINT) is before
     (tmp_path / "sbatch").chmod(0o755)
     environment = os.environ | {"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
     environment["PATH"] = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -306,7 +377,10 @@ def test_a_run_that_fails_fails_alone(store, monkeypatch):
     """Its own siblings in the ensemble are trained, and the error names it."""
     monkeypatch.setitem(METHODS, "fragile", victims.Fragile)
     configs = [*(tiny("fragile", seed=s) for s in (1, victims.Fragile.unlucky, 3)), tiny("bp")]
-    with ThreadPoolExecutor(2) as pool, pytest.raises(RunsFailed, match=f"1 runs failed.*{configs[1].id}.*not this seed"):
+    with (
+        ThreadPoolExecutor(2) as pool,
+        pytest.raises(RunsFailed, match=f"1 runs failed.*{configs[1].id}.*not this seed"),
+    ):
         run(configs, store, progress=False, executor=pool)
     assert [store.get(c) is not None for c in configs] == [True, False, True, True]
 
@@ -327,20 +401,32 @@ def test_the_progress_bar_counts_runs_as_they_end(configs, store, monkeypatch):
 
 def test_two_schedulers_on_one_store_do_no_work_twice(store, configs, serial, monkeypatch):
     begun, real = [], Ensemble.run_epoch
-    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.extend((c.id, self.epoch) for c in self.configs) or real(self))
+    monkeypatch.setattr(
+        Ensemble,
+        "run_epoch",
+        lambda self: begun.extend((c.id, self.epoch) for c in self.configs) or real(self),
+    )
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda order: run(order, store, progress=False), (configs, configs[::-1])))
+        found = list(
+            pool.map(lambda order: run(order, store, progress=False), (configs, configs[::-1]))
+        )
     upstream = 1  # the run that two start from is trained as far as they want it
     assert len(begun) == len(set(begun)) == 2 * len(configs) + upstream
     for records in (found[0], found[1][::-1]):
-        assert [r.config for r in records] == [r.config for r in serial] and {r.status for r in records} == {"complete"}
+        assert [r.config for r in records] == [r.config for r in serial] and {
+            r.status for r in records
+        } == {"complete"}
 
 
 def test_ensembles_are_packed_so_that_workers_finish_together(store):
-    """No ensemble above a worker's share, the longest first; one worker gets them as large as they may be."""
+    """No ensemble above a worker's share, the longest first; one worker gets them as large as they
+    may be.
+    """
     configs = [*(tiny("cb", seed=s) for s in range(4)), *(tiny("dfa", seed=s) for s in range(4))]
     wanted = dict.fromkeys(configs, ())
-    assert [len(group) for group in plan(wanted, store, 12)] == [4, 4] and len(plan(wanted, store, 3)) == 4
+    assert [len(group) for group in plan(wanted, store, 12)] == [4, 4] and len(
+        plan(wanted, store, 3)
+    ) == 4
     groups = plan(wanted, store, 12, workers=2)
     costs = [sum(map(cost_flops, group)) for group in groups]
     assert costs == sorted(costs, reverse=True) and sum(map(len, groups)) == 8
@@ -348,7 +434,12 @@ def test_ensembles_are_packed_so_that_workers_finish_together(store):
 
 
 @pytest.mark.parametrize(
-    "name, told", [("procesess:2", "did you mean 'processes'"), ("processes", "processes:2"), ("dask:0", "dask:2")]
+    "name, told",
+    [
+        ("procesess:2", "did you mean 'processes'"),
+        ("processes", "processes:2"),
+        ("dask:0", "dask:2"),
+    ],
 )
 def test_a_wrong_engine_is_refused(name, told):
     with pytest.raises(ValueError, match=told), opened(name):

@@ -1,4 +1,6 @@
-"""What the environment says: every word that is known in any case, all else refused under the variable's name."""
+"""What the environment says: every word that is known in any case, all else refused under the
+variable's name.
+"""
 
 import math
 import pwd
@@ -24,7 +26,10 @@ def test_words_for_yes_and_no(monkeypatch, word, allowed, written):
 @example("2")
 @example("y es")
 def test_all_else_is_neither(text):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="FAEVAL_TRAIN=.*neither yes nor no"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match="FAEVAL_TRAIN=.*neither yes nor no"),
+    ):
         patch.setenv("FAEVAL_TRAIN", text)
         environment.training()
 
@@ -51,16 +56,30 @@ def test_words_are_no_seconds(monkeypatch, text):
 
 
 @pytest.mark.parametrize("name", environment.THREADS)
-@pytest.mark.parametrize("text, fine", [
-    ("1", True), ("16", True), (" 4 ", True), ("4,2", True), ("", True),
-    ("0", False), ("-1", False), ("abc", False), ("2.5", False), ("4,", False), ("4,0", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, fine",
+    [
+        ("1", True),
+        ("16", True),
+        (" 4 ", True),
+        ("4,2", True),
+        ("", True),
+        ("0", False),
+        ("-1", False),
+        ("abc", False),
+        ("2.5", False),
+        ("4,", False),
+        ("4,0", False),
+    ],
+)
 def test_numbers_of_threads(monkeypatch, name, text, fine):
     monkeypatch.setenv(name, text)
     if fine:
         environment.check_threads()
         return
-    with pytest.raises(ValueError, match=f"{name}='{text}' in the environment is no number of threads"):
+    with pytest.raises(
+        ValueError, match=f"{name}='{text}' in the environment is no number of threads"
+    ):
         environment.check_threads()
 
 

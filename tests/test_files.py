@@ -44,11 +44,17 @@ def test_looking_at_a_lock_leaves_nothing(store, monkeypatch):
     store.lock_path("run").write_text("")  # of a process that was killed
     assert store.is_locked("run") is False
     store.lock_path("run").write_text("")
-    monkeypatch.setattr(FileLock, "acquire", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
+    monkeypatch.setattr(
+        FileLock,
+        "acquire",
+        lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")),
+    )
     assert store.is_locked("run") is None  # a store that is read-only here
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize(
+    "number", [errno.ENOLCK, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.ENOSPC]
+)
 def test_a_lock_that_cannot_be_had_says_where_and_what_to_do(store, monkeypatch, number):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -57,12 +63,18 @@ def test_a_lock_that_cannot_be_had_says_where_and_what_to_do(store, monkeypatch,
     with pytest.raises(OSError) as found, store.lock("run"):
         pass
     told = str(found.value)
-    assert found.value.errno == number and str(store.lock_path("run")) in told and files.WAYS_OUT[number] in told
+    assert (
+        found.value.errno == number
+        and str(store.lock_path("run")) in told
+        and files.WAYS_OUT[number] in told
+    )
 
 
 @pytest.mark.parametrize("number", sorted(files.WAYS_OUT))
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_file_that_cannot_be_written_says_where_and_what_to_do(tmp_path, monkeypatch, number, call):
+def test_a_file_that_cannot_be_written_says_where_and_what_to_do(
+    tmp_path, monkeypatch, number, call
+):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
@@ -75,7 +87,9 @@ def test_a_file_that_cannot_be_written_says_where_and_what_to_do(tmp_path, monke
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("place, told", [("folder", "is a folder"), ("file/page.html", "in each other's place")])
+@pytest.mark.parametrize(
+    "place, told", [("folder", "is a folder"), ("file/page.html", "in each other's place")]
+)
 def test_what_cannot_be_written_is_found_before(tmp_path, place, told):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
@@ -85,7 +99,9 @@ def test_what_cannot_be_written_is_found_before(tmp_path, place, told):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder", "new"]
 
 
-@pytest.mark.parametrize("asked, told", [("resuts", "did you mean '.*results'"), ("far/mine", "no folder '.*mine'$")])
+@pytest.mark.parametrize(
+    "asked, told", [("resuts", "did you mean '.*results'"), ("far/mine", "no folder '.*mine'$")]
+)
 def test_a_folder_that_is_not_there_is_named_with_the_nearest(tmp_path, asked, told):
     Store(tmp_path / "results").root.mkdir()
     files.check_folder(tmp_path / "results")

@@ -1,4 +1,6 @@
-"""A run's id: what it tells, what it leaves out for ever, and values as they come from notebooks."""
+"""A run's id: what it tells, what it leaves out for ever, and values as they come from
+notebooks.
+"""
 
 import copy
 import inspect
@@ -21,7 +23,9 @@ from faeval_core.owncode import is_own
 from faeval_core.study import Study, seeds
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-committed = pytest.mark.skipif(not (RESULTS / "records").exists(), reason="a copy without the committed records")
+committed = pytest.mark.skipif(
+    not (RESULTS / "records").exists(), reason="a copy without the committed records"
+)
 DEFAULTS = {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
 ALWAYS_TOLD = {"diagnose", "upstream", "code"}
 OWN = [(m.name, option) for m in METHODS.values() if not is_own(m) for option in m.options]

@@ -1,4 +1,6 @@
-"""Images and archives that are not plain: each kind is read rightly and said, or refused by name before anything is kept."""
+"""Images and archives that are not plain: each kind is read rightly and said, or refused by name
+before anything is kept.
+"""
 
 import errno
 import functools
@@ -37,7 +39,9 @@ def registered(folder, files, name="pets", **how):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = data.register_images(name, source, progress=False, **how)
-    assert len(said) <= 1 and (not said or str(said[0].message) == f"dataset {name!r}: {'; '.join(found.notes)}")
+    assert len(said) <= 1 and (
+        not said or str(said[0].message) == f"dataset {name!r}: {'; '.join(found.notes)}"
+    )
     return found, "; ".join(found.notes)
 
 
@@ -52,36 +56,50 @@ def all_of(files, change):
     """The files with change(array of RGB) as the content of each."""
     return {k: change(np.asarray(Image.open(io.BytesIO(v)))) for k, v in files.items()}
 
+
 PLAIN = "701547ceb919b7da"  # fingerprint of `tree`
 
 
-# -- what must not change -----------------------------------------------------------------------------------------------
+# -- what must not change
 
 
 def test_plain_images_give_the_tensors_and_the_fingerprint_that_they_always_gave(elsewhere):
-    """The fingerprints were taken before images of other kinds were read; the hash is written out here once more."""
+    """The fingerprints were taken before images of other kinds were read; the hash is written out
+    here once more.
+    """
     files = tree()
     found, _ = registered(elsewhere, files)
     parts = []
     for split in ("train", "test"):
         rows = sorted((k.split("/")[1], k) for k in files if k.startswith(split))
-        x = np.stack([np.asarray(Image.open(io.BytesIO(files[k])).convert("RGB")).transpose(2, 0, 1) for _, k in rows])
+        x = np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(files[k])).convert("RGB")).transpose(2, 0, 1)
+                for _, k in rows
+            ]
+        )
         y = np.array([("no", "yes").index(label) for label, _ in rows])
         assert np.array_equal(getattr(found, f"{split}_x"), x) and found.train_x.is_contiguous()
         parts += [str(x.shape).encode(), x.tobytes(), str(y.shape).encode(), y.tobytes()]
     told = json.dumps([["no", "yes"], list(found.mean), list(found.std)]).encode()
     assert found.fingerprint == hashlib.sha256(b"".join([told, *parts])).hexdigest()[:16]
     constants = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.25, 0.3)}
-    prints = [registered(elsewhere, files, **how)[0].fingerprint for how in ({}, {"size": 6}, constants)]
+    prints = [
+        registered(elsewhere, files, **how)[0].fingerprint for how in ({}, {"size": 6}, constants)
+    ]
     assert prints == [PLAIN, "8e219969f92dd628", "5d313d8da627db29"]
 
 
 def test_the_committed_fingerprints_of_what_every_machine_has():
-    wanted = {"digits": "484917122f6abb99", "gaussian64": "ba7c9ceaf4225939", "teacher-a1.0-L4": "f08299e7ed83fd18"}
+    wanted = {
+        "digits": "484917122f6abb99",
+        "gaussian64": "ba7c9ceaf4225939",
+        "teacher-a1.0-L4": "f08299e7ed83fd18",
+    }
     assert {name: data.load(name).fingerprint for name in wanted} == wanted
 
 
-# -- pixels -------------------------------------------------------------------------------------------------------------
+# -- pixels
 
 WIDE = {"png": ("PNG", "<u2"), "tif": ("TIFF", "<u2"), "pgm": ("PPM", ">i4")}
 
@@ -98,27 +116,41 @@ def test_16_bits_of_grey_are_scaled_to_the_full_range(kind, seed):
         content = encoded(values, WIDE[kind][0])
     done = reader.Done()
     (found,) = reader.decode(content, None, done).numpy()
-    assert np.abs(found / 255 - values / 65535).max() <= 1 / 255 and found[0, :2].tolist() == [0, 255]
+    assert np.abs(found / 255 - values / 65535).max() <= 1 / 255 and found[0, :2].tolist() == [
+        0,
+        255,
+    ]
     assert (np.diff(found.flatten()[values.flatten().argsort()].astype(int)) >= 0).all()
-    assert done.told() == ["1 16-bit image scaled to 8 bits (their brightest pixel has 65535 of 65535)"]
+    assert done.told() == [
+        "1 16-bit image scaled to 8 bits (their brightest pixel has 65535 of 65535)"
+    ]
 
 
 @drawn(25)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0]), st.sampled_from([-0.01, 1.01, 255.0, np.nan, np.inf]))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([-0.01, 1.01, 255.0, np.nan, np.inf]),
+)
 def test_floats_are_read_in_0_to_1_and_refused_elsewhere(seed, edge, wrong):
     values = np.random.default_rng(seed).random((5, 4)).astype(np.float32)
     values[0, 0] = edge
     found = reader.decode(encoded(values, "TIFF"), None, reader.Done())
     assert np.abs(found.numpy() / 255 - values).max() <= 0.51 / 255
     values[1, 1] = wrong
-    with pytest.raises(reader.Refused, match="floating-point values .* outside of 0..1; scale them"):
+    with pytest.raises(
+        reader.Refused, match="floating-point values .* outside of 0..1; scale them"
+    ):
         reader.decode(encoded(values, "TIFF"), None, reader.Done())
 
 
 def test_32_bit_integers_leave_open_what_white_is(elsewhere):
     values = np.arange(64, dtype=np.int32).reshape(8, 8)
     files = tree() | {"train/no/wide.tif": encoded(values, "TIFF")}
-    refused(write_tar(elsewhere / "a.tar", files), "train/no/wide.tif .* has 32-bit integers; save it with 8 or 16 bits")
+    refused(
+        write_tar(elsewhere / "a.tar", files),
+        "train/no/wide.tif .* has 32-bit integers; save it with 8 or 16 bits",
+    )
 
 
 def colourful():
@@ -138,7 +170,7 @@ def colourful():
         "palette and frames": ("g.gif", animated, frames[0].convert("RGB")),
         "frames": ("w.png", encoded(rgb[3], "PNG", save_all=True, append_images=rgb[:2]), rgb[3]),
         "stack": ("s.tif", encoded(rgb[3], "TIFF", save_all=True, append_images=rgb[:2]), rgb[3]),
-    }  # fmt: skip
+    }
 
 
 WORDS = {  # what is told -> the kinds that it counts
@@ -179,15 +211,23 @@ GREYS = {
 def test_a_greyscale_set_keeps_its_one_channel(elsewhere, kind):
     files = all_of(tree(), lambda rgb: GREYS[kind](rgb[..., 0]))
     found, said = registered(elsewhere, files)
-    assert found.image_shape == (1, 8, 8) and len(found.mean) == len(found.std) == 1 and "channels" not in said
+    assert (
+        found.image_shape == (1, 8, 8)
+        and len(found.mean) == len(found.std) == 1
+        and "channels" not in said
+    )
     if kind in ("L", "16", "LA", "gif"):
         first = min(k for k in files if k.startswith("train"))
-        assert np.array_equal(found.train_x[0, 0], np.asarray(Image.open(io.BytesIO(tree()[first])))[..., 0])
+        assert np.array_equal(
+            found.train_x[0, 0], np.asarray(Image.open(io.BytesIO(tree()[first])))[..., 0]
+        )
     x, y = data.Pixels(found).subset("train", 128)
     assert x.shape == (128, 1, 8, 8) and x.isfinite().all() and abs(x.mean()) < 0.1
     one = registered(elsewhere, files, mean=[0.5], std=[0.25])[0]
     assert one.mean == (0.5,) and one.std == (0.25,)
-    with pytest.raises(ValueError, match="3 values are given for mean and std, and the images have 1 channels"):
+    with pytest.raises(
+        ValueError, match="3 values are given for mean and std, and the images have 1 channels"
+    ):
         registered(elsewhere, files, mean=[0.5] * 3, std=[0.2] * 3)
 
 
@@ -195,7 +235,9 @@ def test_greyscale_among_colours_is_repeated_and_said(elsewhere):
     grey = images(1)[0][..., 0]
     greys = {f"train/{c}/grey.png": encoded(grey, "PNG") for c in ("yes", "no")}
     found, said = registered(elsewhere, tree() | greys)
-    assert found.image_shape == (3, 8, 8) and "2 greyscale images repeated over three channels" in said
+    assert (
+        found.image_shape == (3, 8, 8) and "2 greyscale images repeated over three channels" in said
+    )
     assert sum(torch.equal(x, torch.from_numpy(grey).expand(3, 8, 8)) for x in found.train_x) == 2
 
 
@@ -218,12 +260,18 @@ def test_a_channel_without_spread_is_refused_by_name(elsewhere, channel, value, 
     refused(source, f"the {name} channel of the training images is constant", **how)
 
 
-# -- damage -------------------------------------------------------------------------------------------------------------
+# -- damage
 
 FORMATS = {
-    "png": ("PNG", {}), "gif": ("GIF", {}), "jpg": ("JPEG", {}), "bmp": ("BMP", {}), "webp": ("WEBP", {"lossless": True}),
-    "tif": ("TIFF", {}), "lzw": ("TIFF", {"compression": "tiff_lzw"}), "ppm": ("PPM", {}),
-}  # fmt: skip
+    "png": ("PNG", {}),
+    "gif": ("GIF", {}),
+    "jpg": ("JPEG", {}),
+    "bmp": ("BMP", {}),
+    "webp": ("WEBP", {"lossless": True}),
+    "tif": ("TIFF", {}),
+    "lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "ppm": ("PPM", {}),
+}
 
 
 @functools.cache
@@ -246,7 +294,10 @@ def test_a_cut_image_is_refused_unless_every_pixel_is_there(kind, where):
 
 
 @drawn(100)
-@given(st.sampled_from(sorted(set(FORMATS) - {"lzw"})), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+@given(
+    st.sampled_from(sorted(set(FORMATS) - {"lzw"})),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
+)
 def test_no_damage_to_an_image_ends_in_anything_but_a_refusal(kind, bytes_):
     content = bytearray(sound(kind)[0])
     for place, value in bytes_:
@@ -258,7 +309,15 @@ def test_no_damage_to_an_image_ends_in_anything_but_a_refusal(kind, bytes_):
         assert str(e).startswith(("is not a readable image (", "has "))
 
 
-RAISED = [SyntaxError, TypeError, struct.error, Image.DecompressionBombError, MemoryError, IndexError, EOFError]
+RAISED = [
+    SyntaxError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+    MemoryError,
+    IndexError,
+    EOFError,
+]
 
 
 @pytest.mark.parametrize("error", RAISED)
@@ -267,7 +326,9 @@ def test_whatever_pillow_raises_the_file_is_named(elsewhere, monkeypatch, error)
         raise error("some text")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    refused(write_tar(elsewhere / "a.tar", tree()), r"/0.png .* is not a readable image \(some text\)")
+    refused(
+        write_tar(elsewhere / "a.tar", tree()), r"/0.png .* is not a readable image \(some text\)"
+    )
 
 
 @pytest.mark.parametrize("file", ["a.png", "a.jpg", "a.TIF"])
@@ -275,42 +336,62 @@ def test_postscript_under_an_images_name_never_reaches_ghostscript(elsewhere, mo
     ran = []
     monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", lambda *args, **_: ran.append(args))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) show\n%%EOF\n"
-    refused(write_tar(elsewhere / "a.tar", tree() | {f"train/no/{file}": eps}), f"train/no/{file} .* .none of JPEG, PNG")
+    refused(
+        write_tar(elsewhere / "a.tar", tree() | {f"train/no/{file}": eps}),
+        f"train/no/{file} .* .none of JPEG, PNG",
+    )
     assert not ran
 
 
-# -- trees --------------------------------------------------------------------------------------------------------------
+# -- trees
+
 
 @drawn(6)
-@given(st.sampled_from(["backup", "old/copy", "training", "backup/train", "no/test/no"]), st.integers(1, 256))
+@given(
+    st.sampled_from(["backup", "old/copy", "training", "backup/train", "no/test/no"]),
+    st.integers(1, 256),
+)
 def test_a_second_tree_below_the_first_is_left_out_and_said(elsewhere, where, n):
     files = tree()
-    again = {f"{where}/{k}": png(images(1, 5)[0]) for k in list(files)[:n]}  # of another size, were it taken
+    # of another size, were it taken
+    again = {f"{where}/{k}": png(images(1, 5)[0]) for k in list(files)[:n]}
     found, said = registered(elsewhere, files | again)
     assert found.fingerprint == PLAIN
-    assert f"images outside of train/<class>/ and test/<class>/ left out: {n}, such as {where}/" in said
+    assert (
+        f"images outside of train/<class>/ and test/<class>/ left out: {n}, such as {where}/"
+        in said
+    )
 
 
 def test_images_deeper_in_a_class_are_taken_and_said(elsewhere):
     files = tree()
-    moved = {k.replace("/yes/", "/yes/more/of/") if k.endswith("1.png") else k: v for k, v in files.items()}
+    moved = {
+        k.replace("/yes/", "/yes/more/of/") if k.endswith("1.png") else k: v
+        for k, v in files.items()
+    }
     n = sum("/of/" in k for k in moved)
     found, said = registered(elsewhere, moved)
     assert f"images in folders inside a class's: {n}, such as test/yes/more/of/" in said
     flat = registered(elsewhere, files)[0]
-    rows = [sorted(map(bytes, d.train_x[d.train_y == c].numpy())) for d in (found, flat) for c in (0, 1)]
+    rows = [
+        sorted(map(bytes, d.train_x[d.train_y == c].numpy())) for d in (found, flat) for c in (0, 1)
+    ]
     assert rows[:2] == rows[2:]
 
 
 def test_of_two_trees_as_high_neither_is_taken(elsewhere):
     files = {f"{top}/{k}": v for top in ("a", "b") for k, v in tree().items()}
-    refused(write_tar(elsewhere / "two.tar", files), "holds 2 trees of images, a, b; pack one by itself")
+    refused(
+        write_tar(elsewhere / "two.tar", files), "holds 2 trees of images, a, b; pack one by itself"
+    )
     folder = write_folder(elsewhere / "two", files)
     refused(folder, "holds 2 trees of images, a, b; register the folder of one")
     assert data.register_images("one", folder / "a", progress=False).train_x.shape == (128, 3, 8, 8)
 
 
-@pytest.mark.parametrize("there", ["test", "validation", "val", "test val", "validation val", "validation test"])
+@pytest.mark.parametrize(
+    "there", ["test", "validation", "val", "test val", "validation val", "validation test"]
+)
 def test_validation_images_stand_in_for_test_images(elsewhere, there):
     there = there.split()
     files = tree()
@@ -322,13 +403,21 @@ def test_validation_images_stand_in_for_test_images(elsewhere, there):
     assert found.fingerprint == PLAIN
     assert (f"{taken}/ taken as test/" in said) == (taken != "test")
     for other in set(there) - {taken}:
-        assert f"images outside of train/<class>/ and {taken}/<class>/ left out: 128, such as {other}/" in said
+        assert (
+            f"images outside of train/<class>/ and {taken}/<class>/ left out: 128, such as {other}/"
+            in said
+        )
 
 
 def test_classes_of_one_split_alone_are_named(elsewhere):
     extra = png(images(1)[0])
-    found, said = registered(elsewhere, tree() | {"train/maybe/0.png": extra, "train/never/0.png": extra})
-    assert "test/ lacks classes that train/ has: ['maybe', 'never']" in said and len(found.classes) == 4
+    found, said = registered(
+        elsewhere, tree() | {"train/maybe/0.png": extra, "train/never/0.png": extra}
+    )
+    assert (
+        "test/ lacks classes that train/ has: ['maybe', 'never']" in said
+        and len(found.classes) == 4
+    )
     (data.data_home() / "pets.safetensors").unlink()
     source = write_tar(elsewhere / "a.tar", tree() | {"test/maybe/0.png": extra})
     refused(source, r"test has classes that train lacks: \['maybe'\]")
@@ -342,13 +431,19 @@ def test_too_few_images_are_refused_before_any_is_decoded(elsewhere, split, n):
     others = {k: v for k, v in files.items() if not k.startswith(split)}
     few |= {f"{split}/{c}/last.png": b"" for c in ("no", "yes")} if 2 * n + 2 < 128 else {}
     counts = {split: len(few)} | {("test" if split == "train" else "train"): 128}
-    told = f"{counts['train']} training and {counts['test']} test images; diagnostics need at least 128 of each"
+    told = (
+        f"{counts['train']} training and {counts['test']} test images; diagnostics need at "
+        "least 128 of each"
+    )
     refused(write_tar(elsewhere / "a.tar", few | others), told)
 
 
 def test_fewer_images_than_stability_needs_are_said(elsewhere, blobs):
     _, said = registered(elsewhere, tree())
-    assert said == "stability, one of the diagnostics, needs 1024 training images and will be undefined with 128"
+    assert said == (
+        "stability, one of the diagnostics, needs 1024 training images and will be "
+        "undefined with 128"
+    )
     assert not blobs.notes  # of 1024
 
 
@@ -357,7 +452,7 @@ def test_one_class_is_refused(elsewhere):
     refused(write_tar(elsewhere / "a.tar", files), "would have one class, 'yes'")
 
 
-# -- links --------------------------------------------------------------------------------------------------------------
+# -- links
 
 
 @pytest.mark.parametrize("level", ["train", "train/no", "test/yes"])
@@ -374,7 +469,11 @@ def test_links_to_folders_are_followed_and_said(elsewhere, level):
 def test_links_that_lead_nowhere_or_round_in_circles_are_refused(elsewhere):
     folder = write_folder(elsewhere / "pets", tree())
     for link, target, message in (
-        ("train/no/x.png", "absent.png", "train/no/x.png is a link that leads nowhere .absent.png."),
+        (
+            "train/no/x.png",
+            "absent.png",
+            "train/no/x.png is a link that leads nowhere .absent.png.",
+        ),
         ("train/maybe", "absent", "train/maybe is a link that leads nowhere"),
         ("train/maybe", "../..", "train/maybe is a link to a folder that holds it"),
         ("train/no/up", ".", "train/no/up is a link to a folder that holds it"),
@@ -392,10 +491,16 @@ def test_links_in_an_archive_are_refused_by_name(elsewhere, kind, name):
         entry = tarfile.TarInfo(name)
         entry.type, entry.linkname = kind, "train/no/0.png"
         tar.addfile(entry)
-    refused(source, f"{name} .* is a link to train/no/0.png, and links in archives are not followed; pack with tar --dereference")
+    refused(
+        source,
+        (
+            f"{name} .* is a link to train/no/0.png, and links in archives are not followed; pack "
+            "with tar --dereference"
+        ),
+    )
 
 
-# -- archives -----------------------------------------------------------------------------------------------------------
+# -- archives
 
 SUFFIXES = ["tar", "tar.gz", "tar.xz", "tar.bz2"]
 
@@ -414,7 +519,9 @@ def archive(suffix):
 
 
 def cuts():
-    """(suffix, bytes left) at any place, and close to the borders of the blocks of a plain archive."""
+    """(suffix, bytes left) at any place, and close to the borders of the blocks of a plain
+    archive.
+    """
     numbers = st.integers(1, archive("tar")[1] // 512), st.integers(-1, 1)
     blocks = st.builds(lambda block, more: ("tar", 512 * block + more), *numbers)
     places = [st.tuples(st.just(s), st.integers(0, len(archive(s)[0]) - 1)) for s in SUFFIXES]
@@ -431,7 +538,10 @@ def test_a_cut_archive_is_refused(elsewhere, cut):
     if suffix == "tar" and kept >= end:
         assert len(trees.listed(source).files) == 256
     else:
-        refused(source, f"{source} is damaged or cut short|{source} is neither a folder nor a tar archive")
+        refused(
+            source,
+            f"{source} is damaged or cut short|{source} is neither a folder nor a tar archive",
+        )
 
 
 @drawn(25)
@@ -455,7 +565,10 @@ def test_a_damaged_header_is_not_taken_for_the_end(elsewhere, member, place, cha
 def test_archives_joined_or_with_an_image_twice_are_refused(elsewhere):
     content, _ = archive("tar")
     (elsewhere / "joined.tar").write_bytes(content + content)
-    refused(elsewhere / "joined.tar", "joined.tar is damaged or cut short .there is more after its mark of the end")
+    refused(
+        elsewhere / "joined.tar",
+        "joined.tar is damaged or cut short .there is more after its mark of the end",
+    )
     source = write_tar(elsewhere / "a.tar", tree())
     with tarfile.open(source, "a") as tar:
         tar.add(__file__, "./train/no/0.png")
@@ -464,7 +577,9 @@ def test_archives_joined_or_with_an_image_twice_are_refused(elsewhere):
 
 @pytest.mark.parametrize("is_folder", [True, False])
 def test_large_files_beside_the_images_are_not_read(elsewhere, monkeypatch, is_folder):
-    """A file with holes of a tebibyte, which no memory holds; under an image's name it is refused unread."""
+    """A file with holes of a tebibyte, which no memory holds; under an image's name it is refused
+    unread.
+    """
     folder = write_folder(elsewhere / "pets", tree())
     wanted = data.register_images("plain", folder, progress=False).fingerprint
     (data.data_home() / "plain.safetensors").unlink()
@@ -485,22 +600,52 @@ def test_large_files_beside_the_images_are_not_read(elsewhere, monkeypatch, is_f
             refused(source, "huge.png .* has 1,099,511,627,776 bytes, too many for an image")
         else:
             found = data.register_images("pets", source, progress=False)
-            assert found.fingerprint == wanted and "other files left out: 1, such as train/no/notes.bin" in found.notes
+            assert (
+                found.fingerprint == wanted
+                and "other files left out: 1, such as train/no/notes.bin" in found.notes
+            )
             (data.data_home() / "pets.safetensors").unlink()
             if is_folder:
                 (folder / name).unlink()
 
 
-# -- names --------------------------------------------------------------------------------------------------------------
+# -- names
 
 INNER = string.ascii_letters + string.digits + "-_."
 OUTER = string.ascii_letters + string.digits + "_"
-GOOD = st.builds(lambda a, b, c: a + b + c, st.sampled_from(OUTER), st.text(INNER, max_size=62), st.sampled_from(OUTER))
-FORBIDDEN = st.sampled_from(["/", "\\", "\n", "\0", " ", "..", ":", "é", "\u202e", "*", "\r", "٣", "$"])
+GOOD = st.builds(
+    lambda a, b, c: a + b + c,
+    st.sampled_from(OUTER),
+    st.text(INNER, max_size=62),
+    st.sampled_from(OUTER),
+)
+FORBIDDEN = st.sampled_from(
+    ["/", "\\", "\n", "\0", " ", "..", ":", "é", "\u202e", "*", "\r", "٣", "$"]
+)
 SYNTHETIC = st.from_regex(r"teacher-a[0-9]\.[0-9]-L[0-9]{1,2}(-small)?", fullmatch=True)
 BAD = st.one_of(
-    st.sampled_from(["", ".", "..", "../evil", "/tmp/evil", "a/b", "a\n", "\na", "~", "-x", "x-", ".x", "x.", "a" * 65, "CON:"]),
-    st.sampled_from([*data.BUILT_IN, "gaussian64", "gaussian64-small", "teacher-a1.0-L4", None, 3, b"x", ("x",)]),
+    st.sampled_from(
+        [
+            "",
+            ".",
+            "..",
+            "../evil",
+            "/tmp/evil",
+            "a/b",
+            "a\n",
+            "\na",
+            "~",
+            "-x",
+            "x-",
+            ".x",
+            "x.",
+            "a" * 65,
+            "CON:",
+        ]
+    ),
+    st.sampled_from(
+        [*data.BUILT_IN, "gaussian64", "gaussian64-small", "teacher-a1.0-L4", None, 3, b"x", ("x",)]
+    ),
     st.builds(lambda a, f, b: f"{a}/{f}{b}" if f == ".." else a + f + b, GOOD, FORBIDDEN, GOOD),
     SYNTHETIC,
 )
@@ -515,11 +660,19 @@ def small(tmp_path_factory):
 @given(BAD)
 def test_a_name_that_is_none_is_refused_and_writes_nothing(elsewhere, small, name):
     arrays = (np.eye(2).repeat(64, 0), [0, 1] * 64) * 2
-    for register in (lambda: data.register_images(name, small, progress=False), lambda: data.register_arrays(name, *arrays)):
-        with pytest.raises(ValueError, match="the name of a dataset is up to 64 letters|belongs to a built-in dataset"):
+    for register in (
+        lambda: data.register_images(name, small, progress=False),
+        lambda: data.register_arrays(name, *arrays),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="the name of a dataset is up to 64 letters|belongs to a built-in dataset",
+        ):
             register()
     assert not list(elsewhere.iterdir())
-    if not isinstance(name, str) or (name not in data.BUILT_IN and not name.startswith(("gaussian", "teacher"))):
+    if not isinstance(name, str) or (
+        name not in data.BUILT_IN and not name.startswith(("gaussian", "teacher"))
+    ):
         with pytest.raises(ValueError, match="the name of a dataset is"):
             data.load(name)
 
@@ -532,7 +685,9 @@ def test_a_good_name_is_that_of_a_file_in_the_data_folder(elsewhere, small, name
     made = data.register_images(name, small, progress=False)
     home = data.data_home()
     assert (home / f"{name}.safetensors").is_file() and name in data.known_datasets()
-    assert {p.name for p in elsewhere.iterdir()} == {"home"} and data.load(name).fingerprint == made.fingerprint
+    assert {p.name for p in elsewhere.iterdir()} == {"home"} and data.load(
+        name
+    ).fingerprint == made.fingerprint
     assert {p.suffix for p in home.iterdir()} == {".safetensors"}
     (home / f"{name}.safetensors").unlink()
 
@@ -545,13 +700,16 @@ def test_a_file_under_another_sets_name_is_not_listed(elsewhere, small, name):
     assert sorted(data.known_datasets()) == sorted([*data.BUILT_IN, *data.synthetic.NAMES])
 
 
-@pytest.mark.parametrize("name", ["teacher-a1.5-L4", "teacher-a9.0-L1-small", "teacher-a0.5-L0", "teacher-a0.5-L99999999"])
+@pytest.mark.parametrize(
+    "name",
+    ["teacher-a1.5-L4", "teacher-a9.0-L1-small", "teacher-a0.5-L0", "teacher-a0.5-L99999999"],
+)
 def test_a_teacher_outside_of_its_family_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}.*α in 0..1 and depth 1..1000"):
         data.load(name)
 
 
-# -- constants and size -------------------------------------------------------------------------------------------------
+# -- constants and size
 
 
 @drawn(40)
@@ -577,9 +735,17 @@ HALF, FIFTH = [0.5] * 3, [0.2] * 3
 
 @pytest.mark.parametrize(
     "mean, std",
-    [(None, FIFTH), (HALF, None), (0.5, 0.2), (HALF[:2], FIFTH[:2]), (HALF[:1], []), (HALF, FIFTH[:1]), (HALF, [0.2, 0.2, 0]),
-     ([None] * 3, FIFTH)],
-)  # fmt: skip
+    [
+        (None, FIFTH),
+        (HALF, None),
+        (0.5, 0.2),
+        (HALF[:2], FIFTH[:2]),
+        (HALF[:1], []),
+        (HALF, FIFTH[:1]),
+        (HALF, [0.2, 0.2, 0]),
+        ([None] * 3, FIFTH),
+    ],
+)
 def test_constants_that_are_not_one_per_channel_are_refused(elsewhere, mean, std):
     with pytest.raises(ValueError, match="^(mean and std|std must lie)"):
         data.register_images("bad", elsewhere, mean, std)
@@ -591,14 +757,16 @@ def test_a_size_that_is_none_is_refused(elsewhere, size):
         data.register_images("bad", elsewhere, size=size)
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing
 
 FAULTS = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO]
 
 
 @pytest.mark.parametrize("code", FAULTS)
 @pytest.mark.parametrize("place", ["fsync", "replace"])
-def test_a_fault_while_writing_names_path_and_way_out_and_leaves_the_old_copy(elsewhere, small, monkeypatch, place, code):
+def test_a_fault_while_writing_names_path_and_way_out_and_leaves_the_old_copy(
+    elsewhere, small, monkeypatch, place, code
+):
     before = data.register_images("pets", small, progress=False).fingerprint
 
     def fail(*_):
@@ -607,20 +775,31 @@ def test_a_fault_while_writing_names_path_and_way_out_and_leaves_the_old_copy(el
     monkeypatch.setattr(f"faeval_core.files.os.{place}", fail)
     for register in (
         lambda: data.register_images("pets", small, size=6, progress=False),
-        lambda: data.register_arrays("pets", np.eye(2).repeat(64, 0), [0, 1] * 64, np.eye(2).repeat(64, 0), [0, 1] * 64),
+        lambda: data.register_arrays(
+            "pets", np.eye(2).repeat(64, 0), [0, 1] * 64, np.eye(2).repeat(64, 0), [0, 1] * 64
+        ),
     ):
-        with pytest.raises(OSError, match=f"'pets' is not kept: .*pets.safetensors .*{os.strerror(code)}.*set FAEVAL_DATA"):
+        with pytest.raises(
+            OSError,
+            match=f"'pets' is not kept: .*pets.safetensors .*{os.strerror(code)}.*set FAEVAL_DATA",
+        ):
             register()
     monkeypatch.undo()
     monkeypatch.setenv("FAEVAL_DATA", str(elsewhere / "home"))
     data.load.cache_clear()
-    assert [p.name for p in data.data_home().iterdir()] == ["pets.safetensors"] and data.load("pets").fingerprint == before
+    assert [p.name for p in data.data_home().iterdir()] == ["pets.safetensors"] and data.load(
+        "pets"
+    ).fingerprint == before
 
 
-def test_a_data_folder_that_cannot_be_written_is_found_before_decoding(elsewhere, small, monkeypatch):
+def test_a_data_folder_that_cannot_be_written_is_found_before_decoding(
+    elsewhere, small, monkeypatch
+):
     (elsewhere / "home").write_text("a file")
     monkeypatch.setattr(reader, "decode", None)
-    with pytest.raises(OSError, match="'pets' is not kept: .*pets.safetensors cannot be written .*set FAEVAL_DATA"):
+    with pytest.raises(
+        OSError, match="'pets' is not kept: .*pets.safetensors cannot be written .*set FAEVAL_DATA"
+    ):
         data.register_images("pets", small, progress=False)
 
 
@@ -630,6 +809,8 @@ def test_without_a_home_folder_the_variable_is_named(monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.expanduser", fail)
     for value in ("", None):
-        monkeypatch.setenv("FAEVAL_DATA", value) if value is not None else monkeypatch.delenv("FAEVAL_DATA")
+        monkeypatch.setenv("FAEVAL_DATA", value) if value is not None else monkeypatch.delenv(
+            "FAEVAL_DATA"
+        )
         with pytest.raises(ValueError, match="home folder.*set HOME, and FAEVAL_DATA"):
             data.data_home()

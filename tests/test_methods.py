@@ -15,14 +15,17 @@ from faeval_core.training import Ensemble
 
 pytestmark = pytest.mark.numerical
 LOCAL = sorted(name for name, m in METHODS.items() if issubclass(m, LocalMethod))
-NOT_BLIND = {"ep", "kp", "signsym", "oracle"}  # credit made by one block at a time; the oracle's, by all of them
+# credit made by one block at a time; the oracle's, by all of them
+NOT_BLIND = {"ep", "kp", "signsym", "oracle"}
 MODELS = [(True, True), (False, True), (True, False), (False, False)]  # (terminal_ln, residual)
 
 
 def gradient(method, p, s, x, y):
     """Gradient of the surrogate for every parameter; zeros where the scalar does not reach one."""
     leaves = {k: v.clone().requires_grad_() for k, v in p.items()}
-    grads = torch.autograd.grad(method.surrogate(leaves, s, x, y)[0], list(leaves.values()), allow_unused=True)
+    grads = torch.autograd.grad(
+        method.surrogate(leaves, s, x, y)[0], list(leaves.values()), allow_unused=True
+    )
     return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), grads)}
 
 
@@ -39,7 +42,9 @@ def exact_gradient(model, p, x, y):
 
 def gap(found, wanted):
     """Largest relative difference over the tensors of two dictionaries."""
-    return max(((found[k] - v).norm() / v.norm().clamp_min(1e-300)).item() for k, v in wanted.items())
+    return max(
+        ((found[k] - v).norm() / v.norm().clamp_min(1e-300)).item() for k, v in wanted.items()
+    )
 
 
 def forward(model, p, x):
@@ -61,9 +66,12 @@ def test_bp_gradient_and_credit_are_autograd(batch, terminal_ln, residual):
     assert gap(gradient(method, p, s, x, y), exact_gradient(model, p, x, y)) < ROUNDING
     hs, logits = forward(model, p, x)
     credit = method.credit(p, s, hs, logits, y)
-    for l in range(model.depth + 1):  # oracle: derivative of each sample's own loss by its own state
+    # oracle: derivative of each sample's own loss by its own state
+    for l in range(model.depth + 1):
+
         def loss(h, label, l=l):
             return F.cross_entropy(model.readout(p, model.states(p, h[None], l)[-1]), label[None])
+
         wanted = torch.stack([torch.func.grad(loss)(h, label) for h, label in zip(hs[l], y)])
         same(credit[l], wanted)
 
@@ -78,11 +86,16 @@ def test_exact_credit_makes_the_local_scalar_bp(batch, terminal_ln, residual):
 
 @pytest.mark.parametrize("terminal_ln, residual", MODELS)
 def test_fa_with_true_transposes_is_bp_on_one_sample(batch, terminal_ln, residual):
-    """With a batch of one, the Jacobian dh_{l+1}/dh_l is one fixed matrix, and feeding back its transpose is BP."""
+    """With a batch of one, the Jacobian dh_{l+1}/dh_l is one fixed matrix, and feeding back its
+    transpose is BP.
+    """
     method, model, p, s = member(tiny("fa", terminal_ln=terminal_ln, residual=residual))
     p, (x, y) = scramble(p), (batch[0][:1], batch[1][:1])
     hs, logits = forward(model, p, x)
-    jacobians = [jacrev(lambda h, l=l: model.add(h, model.block(p, l, h[None])[0]))(hs[l][0]) for l in range(model.depth)]
+    jacobians = [
+        jacrev(lambda h, l=l: model.add(h, model.block(p, l, h[None])[0]))(hs[l][0])
+        for l in range(model.depth)
+    ]
     s["feedback"] = torch.stack(jacobians)  # a_l = a_{l+1} J as a row is J^T a as a column
     exact = METHODS["bp"](method.cfg, model)
     same(method.credit(p, s, hs, logits, y), exact.credit(p, s, hs, logits, y))
@@ -105,7 +118,9 @@ def test_fa_with_true_transposes_is_bp_on_linear_blocks(batch, terminal_ln, resi
 
 
 def test_dfa_is_fa_with_the_feedback_multiplied_out(batch):
-    """Without the terminal LN, δ_L = e_T W, so DFA with B_l = W B^FA_{L-1} ... B^FA_l assigns FA's credit at every level."""
+    """Without the terminal LN, δ_L = e_T W, so DFA with B_l = W B^FA_{L-1} ... B^FA_l assigns FA's
+    credit at every level.
+    """
     for depth in (1, 3):
         fa, model, p, s = member(tiny("fa", terminal_ln=False, depth=depth))
         p, (x, y) = scramble(p), batch
@@ -122,7 +137,9 @@ def test_dfa_is_fa_with_the_feedback_multiplied_out(batch):
 @pytest.mark.parametrize("model", ["resmlp", "vitmini"])
 def test_fa_by_the_identity_copies_the_terminal_gradient(batch, model):
     shape = {"model": model, "model_options": {"vitmini": {"patch": 4, "heads": 2}}.get(model, {})}
-    method, model, p, s = member(tiny("fa", options={"feedback": "identity", "feedback_scale": 2.0}, **shape))
+    method, model, p, s = member(
+        tiny("fa", options={"feedback": "identity", "feedback_scale": 2.0}, **shape)
+    )
     x, y = batch
     hs, logits = forward(model, p, x)
     *below, top = method.credit(p, s, hs, logits, y)
@@ -137,7 +154,9 @@ def test_fa_by_the_identity_copies_the_terminal_gradient(batch, model):
 
 @pytest.mark.parametrize("credit_norm", ["raw", "sample_rms", "batch_rms"])
 def test_local_gradient_of_one_block_by_hand(batch, credit_norm):
-    """d/dθ of mean_i <f_l(h_i), a_{l+1,i}>, the chain rule written out through Linear, GELU, Linear and LayerNorm."""
+    """d/dθ of mean_i <f_l(h_i), a_{l+1,i}>, the chain rule written out through Linear, GELU, Linear
+    and LayerNorm.
+    """
     method, model, p, s = member(tiny("dfa", credit_norm=credit_norm))
     p, (x, y), l = scramble(p), batch, 1
     found = gradient(method, p, s, x, y)
@@ -156,9 +175,13 @@ def test_local_gradient_of_one_block_by_hand(batch, credit_norm):
     du = (a @ b["fc2.weight"]) * (cdf + u * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi))
     dz = du @ b["fc1.weight"]
     wanted = {
-        "fc2.weight": a.T @ (u * cdf) / n, "fc2.bias": a.sum(0) / n, "fc1.weight": du.T @ z / n, "fc1.bias": du.sum(0) / n,
-        "ln.weight": (dz * xhat).sum(0) / n, "ln.bias": dz.sum(0) / n,
-    }  # fmt: skip
+        "fc2.weight": a.T @ (u * cdf) / n,
+        "fc2.bias": a.sum(0) / n,
+        "fc1.weight": du.T @ z / n,
+        "fc1.bias": du.sum(0) / n,
+        "ln.weight": (dz * xhat).sum(0) / n,
+        "ln.bias": dz.sum(0) / n,
+    }
     assert gap({k: found[f"blocks.{l}.{k}"] for k in wanted}, wanted) < ROUNDING
 
 
@@ -172,16 +195,22 @@ def test_embedding_and_readout_gradients_by_hand(batch):
     z = F.layer_norm(hs[-1], (12,), p["readout.ln.weight"], p["readout.ln.bias"])
     a0 = e @ s["feedback"][0]
     wanted = {
-        "embed.weight": a0.T @ x.flatten(1) / n, "embed.bias": a0.mean(0),
-        "readout.head.weight": e.T @ z / n, "readout.head.bias": e.mean(0),
-    }  # fmt: skip
+        "embed.weight": a0.T @ x.flatten(1) / n,
+        "embed.bias": a0.mean(0),
+        "readout.head.weight": e.T @ z / n,
+        "readout.head.bias": e.mean(0),
+    }
     assert gap({k: found[k] for k in wanted}, wanted) < ROUNDING
     same(model.output_error(logits, y), e)
 
 
 def test_normalise_axes():
-    """Each sample has RMS 1 over features; or each level has RMS 1 over batch and features; 1e-6 is added to the RMS."""
-    a = torch.randn(5, 7, 2, dtype=torch.float64) * torch.arange(1, 6, dtype=torch.float64).view(5, 1, 1)
+    """Each sample has RMS 1 over features; or each level has RMS 1 over batch and features; 1e-6 is
+    added to the RMS.
+    """
+    a = torch.randn(5, 7, 2, dtype=torch.float64) * torch.arange(1, 6, dtype=torch.float64).view(
+        5, 1, 1
+    )
     assert normalise(a, "raw") is a
     of_samples, of_batch = a.pow(2).mean((1, 2)).sqrt(), a.pow(2).mean().sqrt()
     same(normalise(a, "sample_rms").pow(2).mean((1, 2)).sqrt(), of_samples / (of_samples + 1e-6))
@@ -196,9 +225,13 @@ def test_normalise_axes():
 @pytest.mark.parametrize("name", ["bp", "dfa", "fa"])
 @pytest.mark.parametrize("reduction, cells", [("sum", 1), ("mean", 12)])
 def test_penalties_by_hand(batch, name, reduction, cells):
-    """Scalar with penalties minus scalar without = λ Σ_l mean_i ‖f_l‖² + λ_0 mean_i ‖h_0‖², each over width for 'mean'."""
+    """Scalar with penalties minus scalar without = λ Σ_l mean_i ‖f_l‖² + λ_0 mean_i ‖h_0‖², each
+    over width for 'mean'.
+    """
     plain, model, p, s = member(tiny(name, seed=3))
-    method, _, _, state = member(tiny(name, seed=3, penalty=0.03, penalty_h0=0.2, penalty_reduction=reduction))
+    method, _, _, state = member(
+        tiny(name, seed=3, penalty=0.03, penalty_h0=0.2, penalty_reduction=reduction)
+    )
     p, (x, y) = scramble(p), batch
     hs, _ = forward(model, p, x)
     blocks = sum((b - a).pow(2).sum(1).mean() for a, b in zip(hs, hs[1:]))
@@ -208,7 +241,8 @@ def test_penalties_by_hand(batch, name, reduction, cells):
     grown, base = gradient(method, p, state, x, y), gradient(plain, p, s, x, y)
     bias = (grown["embed.bias"] - base["embed.bias"]) - 0.4 * hs[0].mean(0) / cells
     local = bias.norm() / hs[0].mean(0).norm()
-    assert local < ROUNDING if name != "bp" else local > 1e-3  # only BP's block penalty reaches the embedding
+    # only BP's block penalty reaches the embedding
+    assert local < ROUNDING if name != "bp" else local > 1e-3
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -236,7 +270,10 @@ def test_a_shared_embedding_hears_block_zeros_credit(batch):
     """d/dW of mean_i <W x_i, a_{1,i}>; the rest of the net does not notice."""
     method, model, p, s = member(tiny("fa", embedding="shared"))
     p, (x, y) = scramble(p), batch
-    found, rule = gradient(method, p, s, x, y), gradient(METHODS["fa"](tiny("fa"), model), p, s, x, y)
+    found, rule = (
+        gradient(method, p, s, x, y),
+        gradient(METHODS["fa"](tiny("fa"), model), p, s, x, y),
+    )
     a = method.credit(p, s, *forward(model, p, x), y)
     same(found["embed.weight"], a[1].T @ x.flatten(1) / len(y))
     assert gap(found, {k: v for k, v in rule.items() if not k.startswith("embed.")}) == 0
@@ -261,14 +298,22 @@ def test_credit_of_another_levels_shape_is_refused(change):
         member(tiny("dfa", model="convnet", **change))
 
 
-@pytest.mark.parametrize("change", [
-    lambda a: a[1:], lambda a: [*a, a[0]], lambda a: [h.T for h in a], lambda a: [h[:1] for h in a],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a[1:],
+        lambda a: [*a, a[0]],
+        lambda a: [h.T for h in a],
+        lambda a: [h[:1] for h in a],
+    ],
+)
 def test_credit_of_wrong_number_or_shape_is_refused_at_the_first_step(batch, change, monkeypatch):
     method, _, p, s = member(tiny("dfa"))
     credit = METHODS["dfa"].credit
     monkeypatch.setattr(METHODS["dfa"], "credit", lambda *args: change(credit(*args)))
-    with pytest.raises(ValueError, match="credit of method 'dfa' is of shapes .* needs one tensor for every level"):
+    with pytest.raises(
+        ValueError, match="credit of method 'dfa' is of shapes .* needs one tensor for every level"
+    ):
         method.surrogate(p, s, *batch)
 
 
@@ -277,7 +322,8 @@ def test_an_option_that_members_may_differ_in_is_not_read_off_the_config():
     for name, told in (("feedback_scale", "read s"), ("feedback", "declare it")):
         with pytest.raises(KeyError, match=told):
             method.cfg.options[name]
-    assert member(tiny("cb"))[0].cfg.options["tgw"] == 1.0  # its zero decides what is computed, for all members alike
+    # its zero decides what is computed, for all members alike
+    assert member(tiny("cb"))[0].cfg.options["tgw"] == 1.0
 
 
 def test_a_rule_that_draws_from_the_global_generator_is_told(pixels, recwarn, monkeypatch):
@@ -285,7 +331,9 @@ def test_a_rule_that_draws_from_the_global_generator_is_told(pixels, recwarn, mo
     ensemble.run_epoch()
     assert not [w for w in recwarn if "global generator" in str(w.message)]
     credit = METHODS["dfa"].credit
-    monkeypatch.setattr(METHODS["dfa"], "credit", lambda *args: [a + torch.randn_like(a) for a in credit(*args)])
+    monkeypatch.setattr(
+        METHODS["dfa"], "credit", lambda *args: [a + torch.randn_like(a) for a in credit(*args)]
+    )
     with pytest.warns(UserWarning, match="'dfa' draws from torch's global generator"):
         ensemble.run_epoch()
 
@@ -305,25 +353,37 @@ def test_untrained_parameters_do_not_move(pixels, name, embedding):
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_each_block_hears_only_its_own_credit(batch, name, monkeypatch):
-    """With credit at level k alone, block k-1 (the embedding for k=0) is all that moves besides the readout."""
+    """With credit at level k alone, block k-1 (the embedding for k=0) is all that moves besides the
+    readout.
+    """
     method, model, p, s = member(tiny(name))
     p, (x, y) = scramble(p), batch
     for k in range(model.depth + 1):
-        credit = [torch.zeros(len(y), model.width, dtype=torch.float64) for _ in range(model.depth + 1)]
+        credit = [
+            torch.zeros(len(y), model.width, dtype=torch.float64) for _ in range(model.depth + 1)
+        ]
         credit[k] = torch.randn(credit[k].shape, dtype=torch.float64)
         monkeypatch.setattr(type(method), "credit", lambda *a, credit=credit: credit)
         own = "embed." if k == 0 else f"blocks.{k - 1}."
         for key, g in gradient(method, p, s, x, y).items():
-            assert key.startswith(("readout.", "aux.")) or (g.abs().max() > 0) == key.startswith(own), (k, key)
+            assert key.startswith(("readout.", "aux.")) or (g.abs().max() > 0) == key.startswith(
+                own
+            ), (k, key)
 
 
 @pytest.mark.parametrize("name", [*(n for n in LOCAL if n not in NOT_BLIND), "bp"])
 def test_no_hidden_back_propagation(batch, name, monkeypatch):
-    """Cutting the graph at every block's input changes nothing of a local method's gradient, and most of BP's."""
-    method, model, p, s = member(tiny(name, penalty=0.0 if name == "frozen_dfa" else 0.1, penalty_h0=0.1))
+    """Cutting the graph at every block's input changes nothing of a local method's gradient, and
+    most of BP's.
+    """
+    method, model, p, s = member(
+        tiny(name, penalty=0.0 if name == "frozen_dfa" else 0.1, penalty_h0=0.1)
+    )
     p, (x, y) = scramble(p), batch
     whole = gradient(method, p, s, x, y)
-    monkeypatch.setattr(model, "block", lambda p, l, h, stats=None: ResMLP.block(model, p, l, h.detach()))
+    monkeypatch.setattr(
+        model, "block", lambda p, l, h, stats=None: ResMLP.block(model, p, l, h.detach())
+    )
     cut = gradient(method, p, s, x, y)
     if name == "bp":
         assert gap(cut, whole) > 0.1
@@ -333,7 +393,9 @@ def test_no_hidden_back_propagation(batch, name, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in LOCAL if n not in NOT_BLIND])
 def test_credit_reads_no_block(batch, name):
-    """Given the states and logits, credit is the same with NaN in every block, and has no path to their parameters."""
+    """Given the states and logits, credit is the same with NaN in every block, and has no path to
+    their parameters.
+    """
     method, model, p, s = member(tiny(name))
     p, (x, y) = scramble(p), batch
     hs, logits = forward(model, p, x)

@@ -1,4 +1,6 @@
-"""The list of mutations must not rot: every text to be changed still occurs once, and its tests still exist."""
+"""The list of mutations must not rot: every text to be changed still occurs once, and its tests
+still exist.
+"""
 
 import pytest
 from mutations import MUTATIONS, ROOT, text_of

@@ -18,7 +18,10 @@ FIGURE = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+")
 def cells(path):
     """(type, source, text of its outputs) of every cell."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        outputs = ["".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in cell.get("outputs", [])]
+        outputs = [
+            "".join(o.get("text") or o.get("data", {}).get("text/plain", ""))
+            for o in cell.get("outputs", [])
+        ]
         yield cell["cell_type"], "".join(cell["source"]), "\n".join(outputs)
 
 
@@ -27,13 +30,22 @@ def test_it_opens_with_what_was_measured_and_its_outputs_say_so(path):
     (_, opening, _), *rest = cells(path)
     _, found, measured = opening.partition("**Measured here.**")
     assert found and measured.strip()
-    claimed, shown = FIGURE.findall(re.sub(r"\$[^$]*\$", "", measured)), FIGURE.findall("\n".join(text for _, _, text in rest))
-    assert set(claimed) <= set(shown), f"{path.name} opens with figures that no output shows: {set(claimed) - set(shown)}"
+    claimed, shown = (
+        FIGURE.findall(re.sub(r"\$[^$]*\$", "", measured)),
+        FIGURE.findall("\n".join(text for _, _, text in rest)),
+    )
+    assert set(claimed) <= set(shown), (
+        f"{path.name} opens with figures that no output shows: {set(claimed) - set(shown)}"
+    )
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "reproduce_all.ipynb"], ids=lambda p: p.stem)
 def test_no_code_cell_is_longer_than_a_screen(path):
-    assert [source for kind, source, _ in cells(path) if kind == "code" and len(source.splitlines()) > 25] == []
+    assert [
+        source
+        for kind, source, _ in cells(path)
+        if kind == "code" and len(source.splitlines()) > 25
+    ] == []
 
 
 TABLE = pd.read_csv(ROOT / "results" / "reproduction.csv")
@@ -48,12 +60,18 @@ def test_the_table_of_reproduction_is_what_the_studies_noted():
 
 def test_the_readme_counts_the_reference_rows_as_they_stand():
     """The headline holds the rows that did not serve to choose a setting, and those apart."""
-    plain = r"Of its (\d+) values\s(\d+) agree here, (\d+) are close, (\d+) are compared too imprecisely "
-    plain += r"to tell, (\d+) differ and (\d+) are not run"
-    apart = r" yet; (\d+) more served .*? \((\d+) agree, (\d+) are\sclose, (\d+) imprecise, (\d+) differ\)"
+    plain = r"Of its (\d+) values\s(\d+) agree here, (\d+) are close, "
+    plain += r"(\d+) are compared too imprecisely to tell, (\d+) differ and (\d+) are not run"
+    apart = r" yet; (\d+) more served .*? "
+    apart += r"\((\d+) agree, (\d+) are\sclose, (\d+) imprecise, (\d+) differ\)"
     found = re.search(plain + apart, (ROOT / "README.md").read_text(encoding="utf-8"))
     calibrated = COUNTS["calibrated"]
-    wanted = [len(TABLE), *(COUNTS[a] for a in tables.ANSWERS), sum(calibrated.values()), *calibrated.values()]
+    wanted = [
+        len(TABLE),
+        *(COUNTS[a] for a in tables.ANSWERS),
+        sum(calibrated.values()),
+        *calibrated.values(),
+    ]
     assert found and list(map(int, found.groups())) == wanted
 
 
@@ -61,13 +79,18 @@ def test_reproduce_all_shows_the_same_counts():
     shown = "\n".join(text for _, _, text in cells(ROOT / "reproduce_all.ipynb"))
     plain = ", ".join(f"{COUNTS[a]} {a}" for a in tables.ANSWERS)
     apart = ", ".join(f"{n} {a}" for a, n in COUNTS["calibrated"].items())
-    assert f"{len(TABLE)} values: {plain}\nand {sum(COUNTS['calibrated'].values())} calibrated: {apart}" in shown
+    assert (
+        f"{len(TABLE)} values: {plain}\nand {sum(COUNTS['calibrated'].values())} calibrated: "
+        f"{apart}"
+    ) in shown
 
 
 def test_the_paper_has_these_counts_and_every_macro_that_it_names():
     macros = (ROOT / "paper" / "generated" / "macros.tex").read_text(encoding="utf-8")
     made = dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", macros))
-    assert made == {name: latex.escape(text) for name, text in latex.macros(ROOT / "results").items()}
+    assert made == {
+        name: latex.escape(text) for name, text in latex.macros(ROOT / "results").items()
+    }
     text = (ROOT / "paper" / "main.tex").read_text(encoding="utf-8")
     named = set(re.findall(r"\\((?:Nb|Reproduction)[A-Za-z]+)", text))
     assert named <= set(made)
@@ -78,21 +101,37 @@ def test_the_paper_has_these_counts_and_every_macro_that_it_names():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_claims_are_printed_as_they_are_noted(path):
-    """What is printed beside a claim, and the verdict of each row beside the study, is what the summary holds."""
-    summary = json.loads((ROOT / "results" / "studies" / path.name).with_suffix(".json").read_text(encoding="utf-8"))
+    """What is printed beside a claim, and the verdict of each row beside the study, is what the
+    summary holds.
+    """
+    summary = json.loads(
+        (ROOT / "results" / "studies" / path.name).with_suffix(".json").read_text(encoding="utf-8")
+    )
     shown = "\n".join(text for _, _, text in cells(path))
-    lines = {tuple(part.strip() for part in line.split(" | ")[:2]) for line in shown.splitlines() if " | " in line}
+    lines = {
+        tuple(part.strip() for part in line.split(" | ")[:2])
+        for line in shown.splitlines()
+        if " | " in line
+    }
     assert {(c["decided"], c["statement"]) for c in summary["claims"]} <= lines
     assert all(c["smallest"] > 0 or c.get("above", c.get("below")) != 0 for c in summary["claims"])
 
 
 def test_the_tours_rule_is_the_one_that_its_records_are_said_to_be_of(monkeypatch):
-    """They are from before records named the code of a rule; results/rules.json names it (Store.adopt)."""
-    source = next(s for kind, s, _ in cells(ROOT / "notebooks" / "00_tour.ipynb") if "class Broadcast" in s)
-    monkeypatch.setitem(linecache.cache, "tour", (len(source), None, source.splitlines(True), "tour"))
+    """They are from before records named the code of a rule; results/rules.json names it
+    (Store.adopt).
+    """
+    source = next(
+        s for kind, s, _ in cells(ROOT / "notebooks" / "00_tour.ipynb") if "class Broadcast" in s
+    )
+    monkeypatch.setitem(
+        linecache.cache, "tour", (len(source), None, source.splitlines(True), "tour")
+    )
     space = {"__name__": "__main__"}
     exec(compile(source, "tour", "exec"), space)
     monkeypatch.setitem(METHODS, "broadcast", space["Broadcast"])
     base = RunConfig("broadcast", "digits", width=64, epochs=30, augment=False)
     found = [Store(ROOT / "results").get(base.with_(seed=s)) for s in (42, 123, 456)]
-    assert [round(r.accuracy, 3) for r in found] == [0.969, 0.972, 0.969] and {r.config.code for r in found} == {base.code}
+    assert [round(r.accuracy, 3) for r in found] == [0.969, 0.972, 0.969] and {
+        r.config.code for r in found
+    } == {base.code}

@@ -38,7 +38,9 @@ def known():
 
 
 def defined(text, readable=True, name="drawn_rules", **more):
-    """The class Rule of a text, in a namespace of its own; readable: its source is found, as a cell's."""
+    """The class Rule of a text, in a namespace of its own; readable: its source is found, as a
+    cell's.
+    """
     filename = f"<cell {next(COUNT)}>"
     if readable:
         linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
@@ -122,12 +124,14 @@ class Rule(Parent):
         def local(x):
             {c3}
             return helper(x) + {local} + CONSTANT
-        x = closed(partial(1)) + len(TABLE) + TENSOR + ARRAY[0] + SETTINGS.gain + cached(2) + without(3)
+        x = closed(partial(1)) + len(TABLE) + TENSOR + ARRAY[0]
+        x = x + SETTINGS.gain + cached(2) + without(3)
         scaled = [(lambda h: h * {lambda_})(local(x)) for _ in hs]
         return scaled if super().lift(x) else [self.half]
 """
 VALUES = (
-    "constant tensor table member array instance deepest default keyword wrapper cached without closure partial attribute option "
+    "constant tensor table member array instance deepest default keyword wrapper cached "
+    "without closure partial attribute option "
     "parent static property inner local lambda_"
 ).split()
 PLAIN = (
@@ -216,7 +220,10 @@ def test_a_file_edited_under_the_code_in_memory_does_not_speak_for_it(tmp_path, 
 def test_a_cell_of_a_notebook_is_read():
     """By IPython, where a class has functions with a source, and no source of its own."""
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
-    cell = "class Rule(LocalMethod):\n    name = 'drawn'\n    def credit(self, p, s, hs, logits, y):\n        return {}  # {}"
+    cell = (
+        "class Rule(LocalMethod):\n    name = 'drawn'\n    def credit(self, p, s, hs, "
+        "logits, y):\n        return {}  # {}"
+    )
     found = []
     for value, comment in ((1, "a"), (1, "b"), (2, "a")):
         shell.run_cell("from faeval_core import LocalMethod")
@@ -428,7 +435,8 @@ def test_a_module_that_has_changed_since_the_worker_imported_it_is_sent_anew(
         importlib.invalidate_caches()
         rules.append(register(importlib.import_module("sent_rule").Rule))
     old, new = rules
-    sent = pickle.dumps(pickle.loads(pickle.dumps(Parcel([tiny("signed")]))))  # by way of a scheduler
+    # by way of a scheduler
+    sent = pickle.dumps(pickle.loads(pickle.dumps(Parcel([tiny("signed")]))))
     register(old)
     pickle.loads(sent).open()
     assert METHODS["signed"] is not old and source("signed") == code_digest(new) != code_digest(old)
@@ -454,7 +462,10 @@ def test_a_rule_that_cannot_be_sent_says_why(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(
         ValueError,
-        match="Rule cannot be sent to a worker by value: cloudpickle is not installed.*put it into a file",
+        match=(
+            "Rule cannot be sent to a worker by value: cloudpickle is not installed.*put it "
+            "into a file"
+        ),
     ):
         pickle.dumps(Parcel([tiny("signed")]))
     with ProcessPoolExecutor(1, PROCESSES) as pool:

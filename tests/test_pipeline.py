@@ -1,4 +1,6 @@
-"""The papermill sequence on tiny notebooks: mistakes found before launch, faults reported, copies written back byte for byte."""
+"""The papermill sequence on tiny notebooks: mistakes found before launch, faults reported, copies
+written back byte for byte.
+"""
 
 import json
 
@@ -24,20 +26,31 @@ from pathlib import Path
 folder = Path(results) / "studies"
 folder.mkdir(parents=True, exist_ok=True)
 told = {"notebook": "STEM", "compared": [], "runs": [], "outputs": ["results/study/STEM.json"]}
-told["seen"] = [dataset, seeds, epochs, train, os.environ.get("FAEVAL_TRAIN"), sys.executable, os.getcwd()]
+told["seen"] = [dataset, seeds, epochs, train]
+told["seen"] += [os.environ.get("FAEVAL_TRAIN"), sys.executable, os.getcwd()]
 (folder / "STEM.json").write_text(json.dumps(told))
 """
 
 
 def notebook(root, stem, *sources, parameters=PARAMETERS, sentinel=True):
-    """root/notebooks/<stem>.ipynb with a parameters cell, a markdown cell, the given code and, at its end, the sentinel."""
-    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_markdown_cell("# A chapter")]
+    """root/notebooks/<stem>.ipynb with a parameters cell, a markdown cell, the given code and, at
+    its end, the sentinel.
+    """
+    cells = [
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_markdown_cell("# A chapter"),
+    ]
     cells += [new_code_cell(s.replace("STEM", stem)) for s in sources]
     if sentinel:
         cells.append(new_code_cell(f'print("{stem}: done")'))
     for i, cell in enumerate(cells):
         cell.id = f"cell-{i}"
-    nb = new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    nb = new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+    )
     path = root / "notebooks" / f"{stem}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, path)
@@ -46,17 +59,26 @@ def notebook(root, stem, *sources, parameters=PARAMETERS, sentinel=True):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """(root, manifest) of a smoke run of six notebooks of which four go wrong, with the text it printed left to capture."""
+    """(root, manifest) of a smoke run of six notebooks of which four go wrong, with the text it
+    printed left to capture.
+    """
     root = tmp_path_factory.mktemp("faulty {repository}")
     notebook(root, "01_good", RECORD)
     notebook(root, "02_raises", "a = 1", "def inner():\n    return 1 / (a - 1)", "inner()", RECORD)
     notebook(root, "03_killed", RECORD, "import os\nos.kill(os.getpid(), 9)")
-    notebook(root, "04_killed_last", 'import os\nprint("STEM: done", flush=True)\nos.kill(os.getpid(), 9)', sentinel=False)
+    notebook(
+        root,
+        "04_killed_last",
+        'import os\nprint("STEM: done", flush=True)\nos.kill(os.getpid(), 9)',
+        sentinel=False,
+    )
     notebook(root, "05_silent", RECORD, 'print("05_silent: done, almost")', sentinel=False)
     notebook(root, "06_good", RECORD)
     before = {p: p.read_bytes() for p in (root / "notebooks").iterdir()}
     manifest = pipeline.reproduce("smoke", root=root, progress=False)
-    assert {p: p.read_bytes() for p in (root / "notebooks").iterdir()} == before, "execution must not touch the notebooks"
+    assert {p: p.read_bytes() for p in (root / "notebooks").iterdir()} == before, (
+        "execution must not touch the notebooks"
+    )
     return root, manifest
 
 
@@ -68,14 +90,20 @@ def test_failures_are_reported_and_the_rest_runs(faulty):
     _, manifest = faulty
     assert manifest["status"] == "failed"
     assert manifest["failed"] == ["02_raises", "03_killed", "04_killed_last", "05_silent"]
-    assert [r["name"] for r in manifest["notebooks"] if r["status"] == "complete"] == ["01_good", "06_good"]
+    assert [r["name"] for r in manifest["notebooks"] if r["status"] == "complete"] == [
+        "01_good",
+        "06_good",
+    ]
 
 
 def test_an_error_names_its_cell_and_shows_its_traceback(faulty):
     error = row(faulty[1], "02_raises")["error"]
     assert error["cell"] == 4 and error["source"] == "inner()"
     assert error["error"] == "ZeroDivisionError: division by zero"
-    assert any("return 1 / (a - 1)" in line for line in error["traceback"]) and len(error["traceback"]) <= 15
+    assert (
+        any("return 1 / (a - 1)" in line for line in error["traceback"])
+        and len(error["traceback"]) <= 15
+    )
     assert "\x1b" not in "".join(error["traceback"])
 
 
@@ -83,7 +111,9 @@ def test_an_error_names_its_cell_and_shows_its_traceback(faulty):
 def test_a_killed_kernel_is_a_failure(faulty, stem, cell):
     """Also where all that was asked for had been printed before."""
     error = row(faulty[1], stem)["error"]
-    assert "os.kill" in error["source"] and error["cell"] == cell and "died" in error["error"].lower()
+    assert (
+        "os.kill" in error["source"] and error["cell"] == cell and "died" in error["error"].lower()
+    )
 
 
 def test_without_the_sentinel_a_notebook_is_not_complete(faulty):
@@ -96,16 +126,30 @@ def test_manifest_says_what_was_done(faulty):
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == manifest
     good = row(manifest, "01_good")
     assert good["error"] is None and good["seconds"] > 0
-    assert good["parameters"]["epochs"] == pipeline.SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
-    assert {p.name for p in out.glob("*.ipynb")} == {f"{r['name']}.ipynb" for r in manifest["notebooks"]}
+    assert (
+        good["parameters"]["epochs"] == pipeline.SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
+    )
+    assert {p.name for p in out.glob("*.ipynb")} == {
+        f"{r['name']}.ipynb" for r in manifest["notebooks"]
+    }
 
 
 def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_results_alone(faulty):
     import sys
 
     root, manifest = faulty
-    seen = json.loads((root / "smoke" / "results" / "studies" / "06_good.json").read_text(encoding="utf-8"))["seen"]
-    assert seen == ["digits", [42, 123], pipeline.SMOKE["epochs"], True, None, sys.executable, str(root / "notebooks")]
+    seen = json.loads(
+        (root / "smoke" / "results" / "studies" / "06_good.json").read_text(encoding="utf-8")
+    )["seen"]
+    assert seen == [
+        "digits",
+        [42, 123],
+        pipeline.SMOKE["epochs"],
+        True,
+        None,
+        sys.executable,
+        str(root / "notebooks"),
+    ]
     assert not (root / "results").exists() and not (root / "figures").exists()
     assert manifest["results"] == str(root / "smoke" / "results")
     assert (root / "smoke" / "results" / "reproduction.csv").exists()
@@ -115,7 +159,9 @@ def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_resul
 def launched(monkeypatch):
     """Names of the notebooks that papermill was asked to run; none of them does."""
     names = []
-    monkeypatch.setattr(pipeline.papermill, "execute_notebook", lambda source, *a, **k: names.append(source))
+    monkeypatch.setattr(
+        pipeline.papermill, "execute_notebook", lambda source, *a, **k: names.append(source)
+    )
     return names
 
 
@@ -130,11 +176,21 @@ def launched(monkeypatch):
         ("smoke", None, {"epochs": True}, "'epochs' of notebook 11_audit must be like 100"),
         ("smoke", None, {"seeds": 42}, r"must be like \[42\], not 42"),
         ("smoke", None, {"seeds": ["42"]}, "must be like"),
-        ("smoke", None, {"seeds": []}, r"seeds must be one or more values, each of them once, not \[\]"),
+        (
+            "smoke",
+            None,
+            {"seeds": []},
+            r"seeds must be one or more values, each of them once, not \[\]",
+        ),
         ("smoke", None, {"seeds": [1, 2, 1]}, r"each of them once, not \[1, 2, 1\]"),
         ("smoke", None, {"seeds": [-1]}, "seeds must be a whole number of at least 0, not -1"),
         ("smoke", None, {"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
-        ("smoke", None, {"fit_epochs": -3}, "fit_epochs must be a whole number of at least 1, not -3"),
+        (
+            "smoke",
+            None,
+            {"fit_epochs": -3},
+            "fit_epochs must be a whole number of at least 1, not -3",
+        ),
         ("smoke", None, {"depths": [2, 0]}, "depths must be a whole number of at least 1, not 0"),
         ("smoke", None, {"rules": ["dfa", "dfb"]}, "unknown rules 'dfb'; did you mean 'dfa'"),
         ("smoke", None, {"net_dim": 0}, "net_dim must be"),
@@ -144,8 +200,12 @@ def launched(monkeypatch):
         ("paper", None, {"device": "gpu"}, "unknown device 'gpu'"),
     ],
 )
-def test_mistakes_are_found_before_launch(tmp_path, launched, profile, notebooks, parameters, message):
-    more = '\ngamma = None\ndevice = "auto"\nfit_epochs = 3\ndepths = [2]\nrules = ["bp"]\nnet_dim = 8'
+def test_mistakes_are_found_before_launch(
+    tmp_path, launched, profile, notebooks, parameters, message
+):
+    more = (
+        '\ngamma = None\ndevice = "auto"\nfit_epochs = 3\ndepths = [2]\nrules = ["bp"]\nnet_dim = 8'
+    )
     notebook(tmp_path, "11_audit", parameters=PARAMETERS + more)
     notebook(tmp_path, "12_mode1")
     with pytest.raises(ValueError, match=message):
@@ -153,7 +213,10 @@ def test_mistakes_are_found_before_launch(tmp_path, launched, profile, notebooks
     assert not launched and not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("source", ["import os", "width = int(3)", "width: int", "width = depth = 3", "width = = 3", "%pylab"])
+@pytest.mark.parametrize(
+    "source",
+    ["import os", "width = int(3)", "width: int", "width = depth = 3", "width = = 3", "%pylab"],
+)
 def test_parameters_cells_hold_plain_literals(tmp_path, launched, source):
     notebook(tmp_path, "11_audit", parameters=f"{PARAMETERS}\n{source}")
     with pytest.raises(ValueError, match="11_audit.ipynb needs .* of lines `name = plain literal`"):
@@ -166,17 +229,30 @@ def test_one_parameters_cell_is_needed(tmp_path):
     nb = nbformat.read(path, as_version=4)
     nb.cells[0].metadata.tags = []
     nbformat.write(nb, path)
-    with pytest.raises(ValueError, match="11_audit.ipynb needs exactly one cell tagged 'parameters'"):
+    with pytest.raises(
+        ValueError, match="11_audit.ipynb needs exactly one cell tagged 'parameters'"
+    ):
         pipeline.reproduce("smoke", root=tmp_path)
 
 
 def test_a_value_goes_only_to_the_notebooks_that_declare_it(tmp_path):
-    notebook(tmp_path, "11_audit", parameters=PARAMETERS + "\ntable_epochs = 30\nsweep_depths = [2, 12]\ngamma = None")
+    notebook(
+        tmp_path,
+        "11_audit",
+        parameters=PARAMETERS + "\ntable_epochs = 30\nsweep_depths = [2, 12]\ngamma = None",
+    )
     folders = {"results": "../smoke/results", "figures": "../smoke/figures"}
-    notebook(tmp_path, "12_mode1", parameters='results = "../results"\nfigures = "../figures"\ntrain = True')
-    (_, audit, values), (_, mode1, _) = pipeline.prepare(tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7})
+    notebook(
+        tmp_path,
+        "12_mode1",
+        parameters='results = "../results"\nfigures = "../figures"\ntrain = True',
+    )
+    (_, audit, values), (_, mode1, _) = pipeline.prepare(
+        tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7}
+    )
     assert audit["gamma"] == 2 and audit["lr"] == 1 and audit["epochs"] == 7
-    by_suffix = audit["table_epochs"], audit["sweep_depths"]  # by the profile's `epochs` and `depths`
+    # by the profile's `epochs` and `depths`
+    by_suffix = audit["table_epochs"], audit["sweep_depths"]
     assert by_suffix == (pipeline.SMOKE["epochs"], [2, 3])
     assert values["seeds"] == [42, 123] and mode1 == {**folders, "train": True}
 
@@ -199,9 +275,14 @@ def test_notebooks_are_picked_by_stem_number_or_title(tmp_path, name):
 def test_smoke_refuses_the_committed_folders(tmp_path, launched, folder):
     notebook(tmp_path, "11_audit")
     with pytest.raises(ValueError, match="smoke results must not land in"):
-        pipeline.reproduce("smoke", parameters={folder.split("/")[0]: str(tmp_path / folder)}, root=tmp_path)
+        pipeline.reproduce(
+            "smoke", parameters={folder.split("/")[0]: str(tmp_path / folder)}, root=tmp_path
+        )
     notebook(tmp_path, "12_mode1", parameters="epochs = 3")
-    with pytest.raises(ValueError, match="12_mode1 lacks parameters that every notebook needs: figures, results, train"):
+    with pytest.raises(
+        ValueError,
+        match="12_mode1 lacks parameters that every notebook needs: figures, results, train",
+    ):
         pipeline.reproduce("smoke", root=tmp_path)
     assert not launched
 
@@ -209,8 +290,10 @@ def test_smoke_refuses_the_committed_folders(tmp_path, launched, folder):
 def test_written_back_outputs_are_stable_bytes(tmp_path):
     noisy = (
         "import sys\nfrom IPython.display import HTML, display\n"
-        "for i in range(3):\n    print(i, flush=True)\n    print('progress', i, file=sys.stderr, flush=True)\n"
-        "display({'application/vnd.jupyter.widget-view+json': {'model_id': 'a1'}, 'text/plain': 'bar'}, raw=True)\n"
+        "for i in range(3):\n    print(i, flush=True)\n    print('progress', i, "
+        "file=sys.stderr, flush=True)\n"
+        "display({'application/vnd.jupyter.widget-view+json': {'model_id': 'a1'}, "
+        "'text/plain': 'bar'}, raw=True)\n"
         "display(HTML('<b>table</b>'))\nepochs + 1"
     )
     path = notebook(tmp_path, "11_audit", RECORD, noisy)
@@ -221,16 +304,24 @@ def test_written_back_outputs_are_stable_bytes(tmp_path):
     first = pipeline.reproduce("paper", write_back=True, root=tmp_path, progress=False)
     after = path.read_bytes()
     assert first["failed"] == ["12_mode1"] and other.read_bytes() == untouched
-    seen = json.loads((tmp_path / "results" / "studies" / "11_audit.json").read_text(encoding="utf-8"))["seen"]
+    seen = json.loads(
+        (tmp_path / "results" / "studies" / "11_audit.json").read_text(encoding="utf-8")
+    )["seen"]
     assert seen[:5] == ["cifar10-jpeg75", [42], 100, False, "0"]  # training is forbidden twice over
 
     nb = nbformat.reads(after.decode(), as_version=4)
     assert [c.source for c in nb.cells] == [c.source for c in source.cells]
-    assert [c.metadata for c in nb.cells] == [c.metadata for c in source.cells] and nb.metadata == source.metadata
+    assert [c.metadata for c in nb.cells] == [
+        c.metadata for c in source.cells
+    ] and nb.metadata == source.metadata
     assert [c.get("execution_count") for c in nb.cells] == [1, None, 2, 3, 4]
     stream, html, result = nb.cells[3].outputs
     assert stream.name == "stdout" and stream.text == "0\n1\n2\n"
-    assert html.data["text/html"] == "<b>table</b>" and result.data["text/plain"] == "101" and result.execution_count == 3
+    assert (
+        html.data["text/html"] == "<b>table</b>"
+        and result.data["text/plain"] == "101"
+        and result.execution_count == 3
+    )
     assert nb.cells[4].outputs[0].text == "11_audit: done\n"
 
     pipeline.reproduce("paper", ["11"], write_back=True, root=tmp_path, progress=False)
@@ -264,7 +355,9 @@ def test_an_interrupted_sequence_leaves_no_manifest(tmp_path, monkeypatch):
 
 
 def test_a_copy_of_an_earlier_run_is_not_believed(tmp_path, launched):
-    """Papermill here returns without running anything, while a complete copy from before lies in the folder."""
+    """Papermill here returns without running anything, while a complete copy from before lies in
+    the folder.
+    """
     notebook(tmp_path, "11_audit")
     copy = notebook(tmp_path / "work" / "executed", "11_audit")
     copy.rename(tmp_path / "work" / "11_audit.ipynb")
@@ -276,7 +369,11 @@ def test_a_copy_of_an_earlier_run_is_not_believed(tmp_path, launched):
 def test_a_place_that_cannot_be_written_is_found_before_launch(tmp_path, launched, place):
     notebook(tmp_path, "11_audit")
     (tmp_path / "taken").write_text("")
-    asked = {"out": tmp_path / "taken"} if place == "out" else {"parameters": {"results": str(tmp_path / "taken")}}
+    asked = (
+        {"out": tmp_path / "taken"}
+        if place == "out"
+        else {"parameters": {"results": str(tmp_path / "taken")}}
+    )
     with pytest.raises(OSError, match="taken"):
         pipeline.reproduce("smoke", root=tmp_path, **asked)
     assert not launched
@@ -298,7 +395,9 @@ def test_an_interrupt_leaves_no_kernel(tmp_path, monkeypatch):
 
 
 def terminal(text):
-    """What a terminal shows of a text: the next letter after a carriage return takes the line's place."""
+    """What a terminal shows of a text: the next letter after a carriage return takes the line's
+    place.
+    """
     lines, again = [""], False
     for letter in text:
         if letter == "\n":
@@ -310,10 +409,15 @@ def terminal(text):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr", ""]), st.text("ab\r\n", max_size=6))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["stdout", "stderr", ""]), st.text("ab\r\n", max_size=6)))
+)
 @example([("stdout", "ab\r"), ("stderr", "b"), ("stdout", "\nb\ra\r\n")])
 def test_prints_of_a_cell_become_one(drawn):
-    outputs = [new_output("stream", name=n, text=t) if n else new_output("display_data", {"text/plain": t}) for n, t in drawn]
+    outputs = [
+        new_output("stream", name=n, text=t) if n else new_output("display_data", {"text/plain": t})
+        for n, t in drawn
+    ]
     found = pipeline.merged(outputs)
     assert [o.name for o in found if "name" in o] == list(dict.fromkeys(n for n, _ in drawn if n))
     assert [o.data["text/plain"] for o in found if "data" in o] == [t for n, t in drawn if not n]

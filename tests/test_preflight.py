@@ -1,4 +1,6 @@
-"""What is found of a rule before it trains: each mistake by its name, its place and the way out; and nothing of a sound rule."""
+"""What is found of a rule before it trains: each mistake by its name, its place and the way out;
+and nothing of a sound rule.
+"""
 
 import random
 import re
@@ -22,7 +24,9 @@ rng = np.random.default_rng(0)
 
 
 class Sound(LocalMethod):
-    """A rule with all that a rule may have: options, feedback, noise, a state that it learns, a schedule."""
+    """A rule with all that a rule may have: options, feedback, noise, a state that it learns, a
+    schedule.
+    """
 
     name = "mine"
     options = {"decay": 0.9, "blocks": 2, "warm": True, "way": "plain"}
@@ -30,7 +34,10 @@ class Sound(LocalMethod):
 
     def init_state(self, cfg, generator):
         sizes = self.model.sizes
-        feedback = {f"B{l}": torch.randn(self.model.classes, n, generator=generator) for l, n in enumerate(sizes)}
+        feedback = {
+            f"B{l}": torch.randn(self.model.classes, n, generator=generator)
+            for l, n in enumerate(sizes)
+        }
         return feedback | {"mean": torch.zeros(self.model.classes), "weight": torch.tensor(0.0)}
 
     def at_epoch(self, cfg, epoch):
@@ -45,7 +52,9 @@ class Sound(LocalMethod):
         return [(e @ s[f"B{l}"]).view_as(h) for l, h in enumerate(hs)]
 
     def auxiliary(self, p, s, hs, logits, y):
-        return 0.0, {"mean": torch.lerp(self.model.output_error(logits, y).mean(0), s["mean"], s["decay"])}
+        return 0.0, {
+            "mean": torch.lerp(self.model.output_error(logits, y).mean(0), s["mean"], s["decay"])
+        }
 
 
 def error(self, logits, y):
@@ -58,7 +67,11 @@ def rule(credit=None, base=LocalMethod, **parts):
     def exact(self, p, s, hs, logits, y):
         return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]
 
-    return type("Mine", (base,), {"name": "mine", "__module__": __name__, "credit": credit or exact, **parts})
+    return type(
+        "Mine",
+        (base,),
+        {"name": "mine", "__module__": __name__, "credit": credit or exact, **parts},
+    )
 
 
 @pytest.fixture
@@ -76,10 +89,17 @@ def told(faults):
     return str(error)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"options": {"way": "other", "warm": False}}, {"exploit": True, "penalty": 0.1}, {"model": "convnet"},
-    {"model": "vitmini", "model_options": {"patch": 4, "heads": 2}}, {"embedding": "init", "credit_norm": "sample_rms"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"options": {"way": "other", "warm": False}},
+        {"exploit": True, "penalty": 0.1},
+        {"model": "convnet"},
+        {"model": "vitmini", "model_options": {"patch": 4, "heads": 2}},
+        {"embedding": "init", "credit_norm": "sample_rms"},
+    ],
+)
 def test_nothing_is_found_of_a_sound_rule(faults, changes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -88,10 +108,14 @@ def test_nothing_is_found_of_a_sound_rule(faults, changes):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_is_found_of_the_rules_that_are_faevals_own(faults, name):
-    """Each as a rule of a user's own would be checked; what is zero at the start, or is not read, may be told."""
+    """Each as a rule of a user's own would be checked; what is zero at the start, or is not read,
+    may be told.
+    """
     kind = type("Mine", (METHODS[name],), {"name": "mine", "__module__": __name__})
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(misspelt|did you mean|check the sign|reads no option)")
+        warnings.filterwarnings(
+            "error", message=".*(misspelt|did you mean|check the sign|reads no option)"
+        )
         assert not faults(kind, seeds=(1, 2))
 
 
@@ -100,7 +124,7 @@ def test_rules_that_are_faevals_own_are_not_checked(home, monkeypatch):
     assert not preflight.faults([tiny(name) for name in METHODS])
 
 
-# -- credit that cannot be used -----------------------------------------------------------------------------------------
+# -- credit that cannot be used
 
 
 def level(change, at=2):
@@ -118,21 +142,42 @@ def nan_of_a_zero_norm(a):
     return torch.cat([a[:3] * 0 / (a[:3] * 0).norm(), a[3:]])
 
 
-@pytest.mark.parametrize("credit, wanted", [
-    (lambda self, p, s, hs, logits, y: hs[1:], "has 3 levels; it needs one tensor for each of the levels 0..3"),
-    (lambda self, p, s, hs, logits, y: {"a": hs}, "is of type dict; it needs one tensor for each"),
-    (lambda self, p, s, hs, logits, y: (h for h in hs), "is of type generator; .* in a list"),
-    (lambda self, p, s, hs, logits, y: None, "is of type NoneType"),
-    (level(lambda a: a.T), r"has shape \(12, 100\) at level 2, whose state has \(100, 12\)"),
-    (level(lambda a: a.mean(0)), r"has shape \(12,\) at level 2"),
-    (level(lambda a: a.double(), at=0), "has dtype torch.float64 at level 0, whose state has torch.float32; .*dtype.* of logits"),
-    (level(lambda a: a.to("meta"), at=1), "has device meta at level 1, whose state has cpu; .*device of logits"),
-    (level(lambda a: a.detach().numpy()), "is of type ndarray at level 2; .*torch.as_tensor"),
-    (level(nan_of_a_zero_norm), "is not finite at level 2, for 3 of 100 samples; .*division by zero"),
-    (level(lambda a: a / 0, at=3), "is not finite at level 3, for 100 of 100 samples"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "credit, wanted",
+    [
+        (
+            lambda self, p, s, hs, logits, y: hs[1:],
+            ("has 3 levels; it needs one tensor for each of the levels 0..3"),
+        ),
+        (
+            lambda self, p, s, hs, logits, y: {"a": hs},
+            "is of type dict; it needs one tensor for each",
+        ),
+        (lambda self, p, s, hs, logits, y: (h for h in hs), "is of type generator; .* in a list"),
+        (lambda self, p, s, hs, logits, y: None, "is of type NoneType"),
+        (level(lambda a: a.T), r"has shape \(12, 100\) at level 2, whose state has \(100, 12\)"),
+        (level(lambda a: a.mean(0)), r"has shape \(12,\) at level 2"),
+        (
+            level(lambda a: a.double(), at=0),
+            "has dtype torch.float64 at level 0, whose state has torch.float32; "
+            ".*dtype.* of logits",
+        ),
+        (
+            level(lambda a: a.to("meta"), at=1),
+            "has device meta at level 1, whose state has cpu; .*device of logits",
+        ),
+        (level(lambda a: a.detach().numpy()), "is of type ndarray at level 2; .*torch.as_tensor"),
+        (
+            level(nan_of_a_zero_norm),
+            "is not finite at level 2, for 3 of 100 samples; .*division by zero",
+        ),
+        (level(lambda a: a / 0, at=3), "is not finite at level 3, for 100 of 100 samples"),
+    ],
+)
 def test_credit_that_is_no_credit_is_refused_by_level(faults, credit, wanted):
-    assert (text := told(faults(rule(credit)))).startswith("credit of method 'mine' in a training step")
+    assert (text := told(faults(rule(credit)))).startswith(
+        "credit of method 'mine' in a training step"
+    )
     assert re.search(wanted, text), text
 
 
@@ -159,19 +204,40 @@ def by_autograd_enabled(*args):
         return by_autograd(*args)
 
 
-@pytest.mark.parametrize("credit, wanted", [
-    (one_hot, ["in float64 and without gradients, fails", "dtype", "to(logits.dtype)"]),
-    (one_hot_widened, ["has dtype torch.float32 at level 0, whose state has torch.float64", "to(logits.dtype)"]),
-    (by_autograd, ["without gradients, fails", "self.exact_credit or torch.func.grad", "torch.enable_grad()"]),
-])  # fmt: skip
-def test_credit_that_would_fail_at_the_last_diagnosis_is_refused_before_training(faults, credit, wanted):
+@pytest.mark.parametrize(
+    "credit, wanted",
+    [
+        (one_hot, ["in float64 and without gradients, fails", "dtype", "to(logits.dtype)"]),
+        (
+            one_hot_widened,
+            [
+                "has dtype torch.float32 at level 0, whose state has torch.float64",
+                "to(logits.dtype)",
+            ],
+        ),
+        (
+            by_autograd,
+            [
+                "without gradients, fails",
+                "self.exact_credit or torch.func.grad",
+                "torch.enable_grad()",
+            ],
+        ),
+    ],
+)
+def test_credit_that_would_fail_at_the_last_diagnosis_is_refused_before_training(
+    faults, credit, wanted
+):
     text = told(faults(rule(credit)))
     assert all(part in text for part in wanted), text
 
 
 def test_credit_may_have_a_gradient_attached_and_use_autograd_where_it_says_so(faults):
     def attached(self, p, s, hs, logits, y):
-        return [a + 0 * p["embed.bias"].requires_grad_().sum() for a in by_autograd_enabled(self, p, s, hs, logits, y)]
+        return [
+            a + 0 * p["embed.bias"].requires_grad_().sum()
+            for a in by_autograd_enabled(self, p, s, hs, logits, y)
+        ]
 
     assert not faults(rule(by_autograd_enabled)) and not faults(rule(attached))
 
@@ -183,7 +249,7 @@ def test_a_diagnosis_that_fails_is_found_before_training(faults):
     assert "mine' trains, but its diagnosis fails (RuntimeError" in told(faults(rule(parts=parts)))
 
 
-# -- what a rule must leave alone ---------------------------------------------------------------------------------------
+# -- what a rule must leave alone
 
 
 def edits(what):
@@ -199,22 +265,29 @@ def edits(what):
     return rule(credit, **state, __init__=begin, seen=[])
 
 
-@pytest.mark.parametrize("what, place", [
-    (lambda self, p, s, hs: hs[2].mul_(2), "hs[2]"),
-    (lambda self, p, s, hs: hs[1].data.add_(1), "hs[1]"),
-    (lambda self, p, s, hs: p["readout.head.bias"].add_(1), "p['readout.head.bias']"),
-    (lambda self, p, s, hs: s["B"].mul_(0.9), "s['B']"),
-    (lambda self, p, s, hs: s.update(B=2 * s["B"]), "s['B']"),
-    (lambda self, p, s, hs: self.kept[0].add_(1), "self['kept'][0]"),
-    (lambda self, p, s, hs: self.kept.append(1), "self['kept']"),
-    (lambda self, p, s, hs: self.table["runs"].__iadd__(1), "self['table']['runs']"),
-    (lambda self, p, s, hs: self.table.update(n=1), "self['table']"),
-    (lambda self, p, s, hs: torch.rand(1, generator=self.rng), "self['rng']"),
-    (lambda self, p, s, hs: self.seen.append(1), "Mine['seen']"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what, place",
+    [
+        (lambda self, p, s, hs: hs[2].mul_(2), "hs[2]"),
+        (lambda self, p, s, hs: hs[1].data.add_(1), "hs[1]"),
+        (lambda self, p, s, hs: p["readout.head.bias"].add_(1), "p['readout.head.bias']"),
+        (lambda self, p, s, hs: s["B"].mul_(0.9), "s['B']"),
+        (lambda self, p, s, hs: s.update(B=2 * s["B"]), "s['B']"),
+        (lambda self, p, s, hs: self.kept[0].add_(1), "self['kept'][0]"),
+        (lambda self, p, s, hs: self.kept.append(1), "self['kept']"),
+        (lambda self, p, s, hs: self.table["runs"].__iadd__(1), "self['table']['runs']"),
+        (lambda self, p, s, hs: self.table.update(n=1), "self['table']"),
+        (lambda self, p, s, hs: torch.rand(1, generator=self.rng), "self['rng']"),
+        (lambda self, p, s, hs: self.seen.append(1), "Mine['seen']"),
+    ],
+)
 def test_what_a_rule_edits_in_place_is_named(faults, what, place):
     text = told(faults(edits(what)))
-    assert "credit of method 'mine' edits" in text and f"{place} in place" in text and "auxiliary returns" in text
+    assert (
+        "credit of method 'mine' edits" in text
+        and f"{place} in place" in text
+        and "auxiliary returns" in text
+    )
 
 
 def test_an_attribute_set_while_training_is_refused(faults):
@@ -223,12 +296,18 @@ def test_an_attribute_set_while_training_is_refused(faults):
         return hs
 
     text = told(faults(rule(credit)))
-    assert "'mine' sets self.mean after __init__" in text and "init_state" in text and "auxiliary" in text
+    assert (
+        "'mine' sets self.mean after __init__" in text
+        and "init_state" in text
+        and "auxiliary" in text
+    )
 
 
 DRAWS = {
-    "torch's": lambda: torch.rand(1).item(), "numpy's": lambda: np.random.rand(), "Python's": lambda: random.random(),
-}  # fmt: skip
+    "torch's": lambda: torch.rand(1).item(),
+    "numpy's": lambda: np.random.rand(),
+    "Python's": lambda: random.random(),
+}
 
 
 @pytest.mark.parametrize("whose", DRAWS)
@@ -241,11 +320,14 @@ def test_a_draw_from_a_global_generator_is_refused(faults, whose, where):
         self.c = draw()
 
     parts = {
-        "credit": {"credit": level(lambda a: a * draw())}, "__init__": {"__init__": begin},
+        "credit": {"credit": level(lambda a: a * draw())},
+        "__init__": {"__init__": begin},
         "init_state": {"init_state": lambda self, cfg, generator: {"c": torch.tensor(draw())}},
-    }[where]  # fmt: skip
+    }[where]
     text = told(faults(rule(**parts)))
-    assert f"draws from {whose} global generator in " in text and where in text and "`noise`" in text
+    assert (
+        f"draws from {whose} global generator in " in text and where in text and "`noise`" in text
+    )
 
 
 def test_credit_that_is_another_each_time_is_refused(faults):
@@ -266,18 +348,37 @@ def test_a_rule_that_depends_on_its_company_is_refused(faults):
         return [seen[-1] * self.exact_credit(p, hs, y, l) for l in range(len(hs))]
 
     for seeds in ((3,), (3, 4), (4, 3, 5)):
-        assert "is another in company than alone (first in " in told(faults(rule(credit, init_state=init_state), seeds=seeds))
+        assert "is another in company than alone (first in " in told(
+            faults(rule(credit, init_state=init_state), seeds=seeds)
+        )
 
 
-@pytest.mark.parametrize("name, way_out", [
-    ("lr", "init_state or at_epoch"), ("seed", "init_state or at_epoch"), ("labels", "at_epoch"), ("clip", "at_epoch"),
-    ("weight_decay", "at_epoch"), ("momentum", "at_epoch"), ("upstream", "at_epoch"), ("upstream_epoch", "at_epoch"),
-    ("eta", r"s\['eta'\]"), ("penalty", r"s\['penalty'\]"), ("penalty_h0", r"s\['penalty_h0'\]"),
-])  # fmt: skip
-def test_a_field_that_members_may_differ_in_is_not_read_off_the_config(pixels, monkeypatch, name, way_out):
+@pytest.mark.parametrize(
+    "name, way_out",
+    [
+        ("lr", "init_state or at_epoch"),
+        ("seed", "init_state or at_epoch"),
+        ("labels", "at_epoch"),
+        ("clip", "at_epoch"),
+        ("weight_decay", "at_epoch"),
+        ("momentum", "at_epoch"),
+        ("upstream", "at_epoch"),
+        ("upstream_epoch", "at_epoch"),
+        ("eta", r"s\['eta'\]"),
+        ("penalty", r"s\['penalty'\]"),
+        ("penalty_h0", r"s\['penalty_h0'\]"),
+    ],
+)
+def test_a_field_that_members_may_differ_in_is_not_read_off_the_config(
+    pixels, monkeypatch, name, way_out
+):
     """Neither from a method or its model, nor from what __init__ receives."""
-    plain, with_default = (lambda self: getattr(self.cfg, name)), (lambda self: getattr(self.cfg, name, None))
+    plain, with_default = (
+        (lambda self: getattr(self.cfg, name)),
+        (lambda self: getattr(self.cfg, name, None)),
+    )
     for read in (plain, with_default, lambda self: getattr(self.model.cfg, name)):
+
         def credit(self, p, s, hs, logits, y, read=read):
             return [read(self) * h for h in hs]
 
@@ -294,13 +395,22 @@ def test_a_field_that_members_may_differ_in_is_not_read_off_the_config(pixels, m
         Ensemble([tiny("mine")], pixels)
 
 
-# -- names --------------------------------------------------------------------------------------------------------------
+# -- names
 
 
-@pytest.mark.parametrize("name, hook", [
-    ("credits", "credit"), ("creidt", "credit"), ("init_states", "init_state"), ("auxillary", "auxiliary"),
-    ("at_epochs", "at_epoch"), ("surogate", "surrogate"), ("option", "options"), ("member_option", "member_options"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, hook",
+    [
+        ("credits", "credit"),
+        ("creidt", "credit"),
+        ("init_states", "init_state"),
+        ("auxillary", "auxiliary"),
+        ("at_epochs", "at_epoch"),
+        ("surogate", "surrogate"),
+        ("option", "options"),
+        ("member_option", "member_options"),
+    ],
+)
 def test_a_misspelt_part_is_named(faults, name, hook):
     with pytest.warns(UserWarning, match=f"faeval calls no '{name}'; did you mean '{hook}'"):
         assert not faults(rule(**{name: lambda self: None}))
@@ -319,11 +429,20 @@ def test_a_change_of_a_state_that_there_is_not_is_refused(faults):
     def auxiliary(self, p, s, hs, logits, y):
         return 0.0, {"maen": torch.zeros(4)}
 
-    kind = rule(auxiliary=auxiliary, init_state=lambda self, cfg, generator: {"mean": torch.zeros(4)})
-    assert "changes 'maen', which its state does not hold; did you mean 'mean'?" in told(faults(kind))
-    kind = rule(auxiliary=lambda self, *args: (0.0, {"mean": torch.zeros(5)}), init_state=kind.init_state)
+    kind = rule(
+        auxiliary=auxiliary, init_state=lambda self, cfg, generator: {"mean": torch.zeros(4)}
+    )
+    assert "changes 'maen', which its state does not hold; did you mean 'mean'?" in told(
+        faults(kind)
+    )
+    kind = rule(
+        auxiliary=lambda self, *args: (0.0, {"mean": torch.zeros(5)}), init_state=kind.init_state
+    )
     assert "changes 'mean' from shape (4,) to (5,)" in told(faults(kind))
-    kind = rule(auxiliary=lambda self, *args: (0.0, {"mean": torch.full((4,), torch.nan)}), init_state=kind.init_state)
+    kind = rule(
+        auxiliary=lambda self, *args: (0.0, {"mean": torch.full((4,), torch.nan)}),
+        init_state=kind.init_state,
+    )
     assert "the changed mean is not finite" in told(faults(kind))
     kind = rule(init_state=lambda self, cfg, generator: {"eta": torch.zeros(4)})
     assert "init_state of method 'mine' names ['eta']" in told(faults(kind))
@@ -343,13 +462,23 @@ def test_options_that_nothing_reads_are_named(faults):
         assert not faults(rule(base=DFA, init_state=lambda self, cfg, generator: {}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not faults(rule(DFA.credit, base=DFA)) and not faults(rule(CreditBridge.credit, base=CreditBridge))
+        assert not faults(rule(DFA.credit, base=DFA)) and not faults(
+            rule(CreditBridge.credit, base=CreditBridge)
+        )
 
 
-@pytest.mark.parametrize("changes", [
-    {"credit_norm": "sample_rms"}, {"embedding": "shared"}, {"rule": "cosine"}, {"credit_level": "input"}, {"penalty": 0.1},
-    {"penalty_h0": 0.1}, {"norm_embedding": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"credit_norm": "sample_rms"},
+        {"embedding": "shared"},
+        {"rule": "cosine"},
+        {"credit_level": "input"},
+        {"penalty": 0.1},
+        {"penalty_h0": 0.1},
+        {"norm_embedding": False},
+    ],
+)
 def test_a_setting_that_a_surrogate_of_the_rules_own_ignores_is_refused(faults, changes):
     def surrogate(self, p, s, x, y):
         loss = self.model.loss(self.model.logits(p, self.model.embed(p, x, {}), 0, {}), y)
@@ -360,27 +489,34 @@ def test_a_setting_that_a_surrogate_of_the_rules_own_ignores_is_refused(faults, 
 
     [(name, value)] = changes.items()
     text = told(faults(rule(surrogate=surrogate), **changes))
-    assert f"the surrogate of method 'mine' ignores {name}={value!r}; leave it at its default" in text
+    assert (
+        f"the surrogate of method 'mine' ignores {name}={value!r}; leave it at its default" in text
+    )
     assert not faults(rule(surrogate=surrogate)) and not faults(rule(surrogate=passing), **changes)
 
 
-# -- what is told and may be meant --------------------------------------------------------------------------------------
+# -- what is told and may be meant
 
 
 def test_credit_of_the_wrong_sign_is_told(faults):
-    with pytest.warns(UserWarning, match="against BP's gradient at level 2 of the initial net .Γ -1.00.; check the sign"):
+    with pytest.warns(
+        UserWarning,
+        match="against BP's gradient at level 2 of the initial net .Γ -1.00.; check the sign",
+    ):
         assert not faults(rule(level(lambda a: -a)))
 
 
 def test_credit_that_is_zero_is_told_where_something_hears_it(faults):
-    with pytest.warns(UserWarning, match="credit of method 'mine' is zero at level 2 of the initial net"):
+    with pytest.warns(
+        UserWarning, match="credit of method 'mine' is zero at level 2 of the initial net"
+    ):
         assert not faults(rule(level(torch.zeros_like)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not faults(rule(level(torch.zeros_like, at=0)), embedding="init")
 
 
-# -- before anything is trained -----------------------------------------------------------------------------------------
+# -- before anything is trained
 
 
 def test_nothing_is_trained_where_a_rule_has_a_fault(store, monkeypatch):
@@ -398,11 +534,18 @@ def test_nothing_is_trained_where_a_rule_has_a_fault(store, monkeypatch):
             run([tiny("bp"), asked], store, progress=False)
     assert not begun
     monkeypatch.setitem(METHODS, "mine", rule(one_hot, name="mine"))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(RunsFailed, match="1 runs failed.*to.logits.dtype"):
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RunsFailed, match="1 runs failed.*to.logits.dtype"),
+    ):
         run([tiny("bp"), tiny("mine")], store, progress=False, executor=pool)
     assert [c.method for c in begun] == ["bp"] * 2
 
 
 def test_a_check_needs_few_images(blobs):
     few = preflight.few(blobs, 100, "cpu")
-    assert few.n == 200 and len(few.test[1]) == 128 and data.load("blobs").fingerprint == blobs.fingerprint
+    assert (
+        few.n == 200
+        and len(few.test[1]) == 128
+        and data.load("blobs").fingerprint == blobs.fingerprint
+    )

@@ -1,4 +1,6 @@
-"""From measurements to what a reader is told: thresholds, verdicts, intervals, the comparison with the reference, LaTeX."""
+"""From measurements to what a reader is told: thresholds, verdicts, intervals, the comparison with
+the reference, LaTeX.
+"""
 
 import math
 import re
@@ -18,42 +20,68 @@ from faeval_core.audit import Audit
 from faeval_core.store import RunRecord
 from faeval_core.study import Study
 
-DRAWN = settings(deadline=None, derandomize=True, max_examples=60)  # the same cases everywhere, however slow the machine
+# the same cases everywhere, however slow the machine
+DRAWN = settings(deadline=None, derandomize=True, max_examples=60)
 
 
 def diagnosis(rescaled=None, **changes):
-    """A sound one of a net with three blocks, but for the changes; rescaling divides its gradients by 1e5."""
+    """A sound one of a net with three blocks, but for the changes; rescaling divides its gradients
+    by 1e5.
+    """
     sound = {
-        "growth": 2.0, "g_norm": [1e-3] * 4, "stability": 0.1, "twin": [1.0] * 4, "gamma": [0.5, 0.4, 0.2, 1.0],
-        "gamma_block": [0.1, 0.2, 0.3], "gamma_block_clamped": [0.0, 0.1, 0.2],
-        "rho": [0.5] * 4, "h_norm": [1.0] * 4, "sensitivity": [1.0] * 4,
-    } | changes  # fmt: skip
-    moved = {"factor": 1e5, "gamma": [0.5, 0.4, 0.2, 1.0], "g_norm": [g / 1e5 for g in sound["g_norm"]]}
+        "growth": 2.0,
+        "g_norm": [1e-3] * 4,
+        "stability": 0.1,
+        "twin": [1.0] * 4,
+        "gamma": [0.5, 0.4, 0.2, 1.0],
+        "gamma_block": [0.1, 0.2, 0.3],
+        "gamma_block_clamped": [0.0, 0.1, 0.2],
+        "rho": [0.5] * 4,
+        "h_norm": [1.0] * 4,
+        "sensitivity": [1.0] * 4,
+    } | changes
+    moved = {
+        "factor": 1e5,
+        "gamma": [0.5, 0.4, 0.2, 1.0],
+        "g_norm": [g / 1e5 for g in sound["g_norm"]],
+    }
     return sound | {"rescaled": moved | (rescaled or {})}
 
 
 def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **changes):
     cfg = tiny("dfa", epochs=2, seed=seed)
-    curves = {"test_acc": [0.1, accuracy], "growth": list(growth), "g_norm": [[1.0, g] for g in g_norm]}
+    curves = {
+        "test_acc": [0.1, accuracy],
+        "growth": list(growth),
+        "g_norm": [[1.0, g] for g in g_norm],
+    }
     return RunRecord(cfg, "complete", curves, {"2": diagnosis(**changes)}, None, {})
 
 
 @pytest.mark.parametrize(
     "changes, letter, fired",
     [
-        ({"growth": 50.0}, "a", False), ({"growth": 50.1}, "a", True), ({"growth": None}, "a", None),
-        ({"g_norm": [0.0, 0.0, 0.0, 1e-7]}, "b", False), ({"g_norm": [1.0, 1.0, 1.0, 9e-8]}, "b", True),
-        ({"stability": 0.3}, "c", False), ({"stability": 0.31}, "c", True),
-        ({"twin": [1.0, 0.98, 1.0, 1.0]}, "b'", True), ({"twin": [1.0, None, 1.0, 1.0]}, "b'", None),
+        ({"growth": 50.0}, "a", False),
+        ({"growth": 50.1}, "a", True),
+        ({"growth": None}, "a", None),
+        ({"g_norm": [0.0, 0.0, 0.0, 1e-7]}, "b", False),
+        ({"g_norm": [1.0, 1.0, 1.0, 9e-8]}, "b", True),
+        ({"stability": 0.3}, "c", False),
+        ({"stability": 0.31}, "c", True),
+        ({"twin": [1.0, 0.98, 1.0, 1.0]}, "b'", True),
+        ({"twin": [1.0, None, 1.0, 1.0]}, "b'", None),
         ({"rescaled": {"gamma": [0.5, 0.42, 0.2, 1.0]}}, "b'", True),
         ({"rescaled": {"gamma": [0.5, None, 0.2, 1.0]}}, "b'", None),
-        ({"twin": [0.9, None, 1.0, 1.0]}, "b'", True), ({"gamma": [None, 0.5, 0.2, 1.0]}, "b'", None),
+        ({"twin": [0.9, None, 1.0, 1.0]}, "b'", True),
+        ({"gamma": [None, 0.5, 0.2, 1.0]}, "b'", None),
         ({"rescaled": {"gamma": [0.5, 0.409, 0.2, 1.0]}}, "b'", False),
-        ({"rescaled": {"g_norm": [1e-3] * 4}}, "b'", None), ({"rescaled": {"g_norm": [1e-8, 1e-3, 1e-8, 1e-8]}}, "b'", None),
-        ({"twin": [0.9] * 4, "rescaled": {"g_norm": [1e-3] * 4}}, "b'", True), ({"g_norm": [0.0, 1e-3, 1e-3, 1e-3]}, "b'", False),
+        ({"rescaled": {"g_norm": [1e-3] * 4}}, "b'", None),
+        ({"rescaled": {"g_norm": [1e-8, 1e-3, 1e-8, 1e-8]}}, "b'", None),
+        ({"twin": [0.9] * 4, "rescaled": {"g_norm": [1e-3] * 4}}, "b'", True),
+        ({"g_norm": [0.0, 1e-3, 1e-3, 1e-3]}, "b'", False),
         ({"rescaled": {"gamma": [0.1] * 4, "repeatable": False}}, "b'", None),
     ],
-)  # fmt: skip
+)
 def test_each_diagnostic_fires_beyond_its_published_threshold(changes, letter, fired):
     assert protocol.fires(diagnosis(**changes))[letter] is fired
 
@@ -65,41 +93,78 @@ def test_depth_is_used_from_two_points_above_the_frozen_baseline():
 
 def test_deep_cosines_are_means_over_the_levels_they_name():
     found = protocol.deep_cos(diagnosis())
-    assert found == pytest.approx({"hidden": 0.3, "with_top": 1.6 / 3, "published": 0.15, "published_exact": 0.25})
+    assert found == pytest.approx(
+        {"hidden": 0.3, "with_top": 1.6 / 3, "published": 0.15, "published_exact": 0.25}
+    )
     assert protocol.deep_cos(diagnosis(gamma=[1.0, None, 1.0, 1.0]))["hidden"] is None
 
 
 def test_the_lead_over_a_copy_is_taken_at_the_hidden_levels_of_one_net():
-    assert protocol.over_copy(diagnosis(gamma_copied=[0.9, 0.6, 0.1, 1.0])) == pytest.approx((0.4 - 0.6 + 0.2 - 0.1) / 2)
-    assert protocol.over_copy(diagnosis(gamma_copied=[0.9, None, 0.1, 1.0])) is None and protocol.over_copy(diagnosis()) is None
+    assert protocol.over_copy(diagnosis(gamma_copied=[0.9, 0.6, 0.1, 1.0])) == pytest.approx(
+        (0.4 - 0.6 + 0.2 - 0.1) / 2
+    )
+    assert (
+        protocol.over_copy(diagnosis(gamma_copied=[0.9, None, 0.1, 1.0])) is None
+        and protocol.over_copy(diagnosis()) is None
+    )
 
 
 def test_a_verdict_is_the_majority_of_the_seeds_in_which_it_is_defined():
-    judged = protocol.verdict([record(growth=(1, 2), **{"stability": c}) for c in (0.5, 0.5, 0.1)], [record(0.2)])
-    assert judged.counts["c"] == (2, 3) and judged.text() == "fires (c)" and judged.withdraw() == [protocol.WITHDRAW["c"]]
+    judged = protocol.verdict(
+        [record(growth=(1, 2), **{"stability": c}) for c in (0.5, 0.5, 0.1)], [record(0.2)]
+    )
+    assert (
+        judged.counts["c"] == (2, 3)
+        and judged.text() == "fires (c)"
+        and judged.withdraw() == [protocol.WITHDRAW["c"]]
+    )
     judged = protocol.verdict([record(stability=c) for c in (0.5, None, None, 0.1)], [record(0.2)])
     assert judged.counts["c"] == (1, 2) and judged.text() == "trustworthy"
     assert protocol.verdict([record()]).text() == "none of (a), (b), (c) fires; undefined: (d)"
     assert protocol.verdict([record(stability=0.5)]).text() == "fires (c); undefined: (d)"
     assert protocol.verdict([]).text() == "not run"
     gone = RunRecord(tiny("dfa"), "diverged", {}, {}, {"step": 3, "quantity": "train_loss"}, {})
-    assert protocol.verdict([gone]).text() == "diverged" and protocol.verdict([gone, record()]).diverged == 1
-    assert protocol.verdict([gone, record()], [record(0.2)]).text() == "none of (a), (b), (c), (d) fires; diverged: 1 of 2 seeds"
+    assert (
+        protocol.verdict([gone]).text() == "diverged"
+        and protocol.verdict([gone, record()]).diverged == 1
+    )
+    assert (
+        protocol.verdict([gone, record()], [record(0.2)]).text()
+        == "none of (a), (b), (c), (d) fires; diverged: 1 of 2 seeds"
+    )
 
 
 def test_depth_is_judged_against_the_frozen_net_of_the_same_seed():
     frozen = [record(0.3, seed=1), record(0.5, seed=2)]
     assert protocol.verdict(frozen, frozen).counts["d"] == (2, 2)
-    assert protocol.verdict([record(0.45, seed=1), record(0.45, seed=2), record(0.45, seed=3)], frozen).counts["d"] == (1, 3)
+    assert protocol.verdict(
+        [record(0.45, seed=1), record(0.45, seed=2), record(0.45, seed=3)], frozen
+    ).counts["d"] == (1, 3)
 
 
 def test_the_reference_is_at_fault_by_itself_or_by_its_scale():
-    faults = [{}, {"twin": [0.9] * 4}, {"rescaled": {"gamma": [0.1] * 4}}, {"twin": [1.0, None, 1.0, 1.0]}]
-    assert [protocol.reference_fault(diagnosis(**f)) for f in faults] == ["", "twin", "rescaling", None]
-    records = [record(seed=seed, stability=0.5 * (seed == 1), **f) for seed, f in enumerate((*faults[1:3], {}), 1)]
+    faults = [
+        {},
+        {"twin": [0.9] * 4},
+        {"rescaled": {"gamma": [0.1] * 4}},
+        {"twin": [1.0, None, 1.0, 1.0]},
+    ]
+    assert [protocol.reference_fault(diagnosis(**f)) for f in faults] == [
+        "",
+        "twin",
+        "rescaling",
+        None,
+    ]
+    records = [
+        record(seed=seed, stability=0.5 * (seed == 1), **f)
+        for seed, f in enumerate((*faults[1:3], {}), 1)
+    ]
     told = "\n".join(Audit(records[0].config, {"dfa": records, "frozen": [record(0.2)]}).lines)
     for cause in ("twin", "rescaling"):
-        assert f"(b') {protocol.MEANING[cause]}: 1 of 3 seeds. Withdraw: {protocol.WITHDRAW[cause]}." in told
+        assert (
+            f"(b') {protocol.MEANING[cause]}: 1 of 3 seeds. Withdraw: {protocol.WITHDRAW[cause]}."
+            in told
+        )
     assert "In some seeds, but not in most: (c) in 1 of 3." in told
 
 
@@ -107,14 +172,23 @@ def test_first_fire_is_the_first_epoch_on_the_curve():
     found = record(growth=(51.0, 49.0), g_norm=(1e-6, 1e-8))
     assert (protocol.first_fire(found, "a"), protocol.first_fire(found, "b")) == (1, 2)
     assert protocol.first_fire(record(), "a") is None
-    assert protocol.beyond(found, "a") == pytest.approx(math.log10(51 / 50)) and protocol.beyond(found, "b") == pytest.approx(1)
-    assert protocol.beyond(record(), "a") < 0 and protocol.beyond(record(g_norm=(1e-6, 0.0)), "b") == pytest.approx(38)
+    assert protocol.beyond(found, "a") == pytest.approx(math.log10(51 / 50)) and protocol.beyond(
+        found, "b"
+    ) == pytest.approx(1)
+    assert protocol.beyond(record(), "a") < 0 and protocol.beyond(
+        record(g_norm=(1e-6, 0.0)), "b"
+    ) == pytest.approx(38)
 
 
 def test_intervals_are_students_and_sd_has_n_minus_one():
     values = [0.31, 0.35, 0.30, None]
-    assert stats.mean_sd(values) == pytest.approx((0.32, math.sqrt((0.01**2 + 0.03**2 + 0.02**2) / 2), 3))
-    found, wanted = stats.interval(values), scipy_stats.ttest_1samp(values[:3], 0).confidence_interval()
+    assert stats.mean_sd(values) == pytest.approx(
+        (0.32, math.sqrt((0.01**2 + 0.03**2 + 0.02**2) / 2), 3)
+    )
+    found, wanted = (
+        stats.interval(values),
+        scipy_stats.ttest_1samp(values[:3], 0).confidence_interval(),
+    )
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     assert stats.mean_sd([]) == (None, None, 0) and stats.interval([None]) is None
 
@@ -122,16 +196,25 @@ def test_intervals_are_students_and_sd_has_n_minus_one():
 @pytest.mark.parametrize(
     "values, bound, decided",
     [
-        ([1.0, 1.1, 0.9], {"above": 0}, "holds"), ([1.0, 1.1, 0.9], {"below": 0}, "does not hold"), ([], {"above": 0}, "not run"),
-        ([1.0, -1.0, 0.5], {"above": 0}, "undecided"), ([5.0], {"above": 0}, "undecided"), ([-2.0, -2.1], {"below": -1}, "holds"),
-        ([-0.0030, -0.0032, -0.0034], {"below": 0, "smallest": 0.1}, "in sign only"),  # a log ratio that nobody would see
+        ([1.0, 1.1, 0.9], {"above": 0}, "holds"),
+        ([1.0, 1.1, 0.9], {"below": 0}, "does not hold"),
+        ([], {"above": 0}, "not run"),
+        ([1.0, -1.0, 0.5], {"above": 0}, "undecided"),
+        ([5.0], {"above": 0}, "undecided"),
+        ([-2.0, -2.1], {"below": -1}, "holds"),
+        # a log ratio that nobody would see
+        ([-0.0030, -0.0032, -0.0034], {"below": 0, "smallest": 0.1}, "in sign only"),
         ([0.25, 0.2, 0.3], {"above": 0, "smallest": 0.2}, "in sign only"),
         ([0.25, 0.2, 0.3], {"above": 0, "smallest": 0.1}, "holds"),
-        ([0.02, -0.02, 0.0], {"above": 0, "smallest": 0.1}, "does not hold"), ([0.25] * 3, {"above": 0.25}, "does not hold"),
-        ([0.02, -0.02, 0.0], {"below": 0, "smallest": 0.1}, "does not hold"), ([0.1] * 3, {"below": 0.2}, "holds"),
+        ([0.02, -0.02, 0.0], {"above": 0, "smallest": 0.1}, "does not hold"),
+        ([0.25] * 3, {"above": 0.25}, "does not hold"),
+        ([0.02, -0.02, 0.0], {"below": 0, "smallest": 0.1}, "does not hold"),
+        ([0.1] * 3, {"below": 0.2}, "holds"),
     ],
-)  # fmt: skip
-def test_a_claim_is_decided_by_its_interval_and_the_smallest_effect_of_interest(values, bound, decided):
+)
+def test_a_claim_is_decided_by_its_interval_and_the_smallest_effect_of_interest(
+    values, bound, decided
+):
     assert stats.decide(values, **bound) == decided
 
 
@@ -146,17 +229,25 @@ def test_bounds_that_say_nothing_are_refused(tmp_path):
 
 SEEDS = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=2, max_size=6)
 SIDES = st.sampled_from(["above", "below"])
-BOUNDS = st.tuples(SIDES, st.floats(-5, 5, allow_subnormal=False), st.floats(0, 3, allow_subnormal=False))
+BOUNDS = st.tuples(
+    SIDES, st.floats(-5, 5, allow_subnormal=False), st.floats(0, 3, allow_subnormal=False)
+)
 
 
 @DRAWN
 @given(st.lists(st.tuples(SEEDS, BOUNDS), min_size=1, max_size=6))
 def test_claims_are_decided_together_by_holm(family):
-    """Against Holm's rule as it is written down: in the order of their p, each of the m - k that are left at 5 % / (m - k)."""
-    claims = [(stats.Bound.of(smallest=least, **{side: at}), stats.mean(values)) for values, (side, at, least) in family]
+    """Against Holm's rule as it is written down: in the order of their p, each of the m - k that
+    are left at 5 % / (m - k).
+    """
+    claims = [
+        (stats.Bound.of(smallest=least, **{side: at}), stats.mean(values))
+        for values, (side, at, least) in family
+    ]
     found = stats.decide_together(claims)
     alone = []
-    for values, (side, at, least) in family:  # both one-sided tests by scipy, turned so that the claim is 'above'
+    # both one-sided tests by scipy, turned so that the claim is 'above'
+    for values, (side, at, least) in family:
         turned, bound = (values, at) if side == "above" else ([-v for v in values], -at)
         assume(np.std(turned) > 1e-6)
         sign = scipy_stats.ttest_1samp(turned, bound, alternative="greater").pvalue
@@ -168,7 +259,13 @@ def test_claims_are_decided_together_by_holm(family):
         level = 0.05 / (len(family) - rank) if going else level
         going = going and alone[i][0] <= level
         assume(all(abs(p - level) > 1e-9 for p in alone[i]))
-        said = "holds" if alone[i][2] < level else "in sign only" if alone[i][1] < level else "does not hold"
+        said = (
+            "holds"
+            if alone[i][2] < level
+            else "in sign only"
+            if alone[i][1] < level
+            else "does not hold"
+        )
         told[i] = said if going else "undecided"
     assert [word for word, _ in found] == [told[i] for i in range(len(family))]
     assert all((p <= 0.05) == (word != "undecided") for word, p in found)
@@ -176,11 +273,22 @@ def test_claims_are_decided_together_by_holm(family):
 
 def test_more_claims_make_each_harder_and_what_cannot_be_tested_costs_nothing():
     claim = stats.Bound.of(above=0.0), stats.mean([1.0, 1.2, 0.8])
-    (alone,), company = stats.decide_together([claim]), (stats.Bound.of(above=0.0), stats.mean([1.0, -1.0, 0.3]))
-    assert alone[0] == "holds" and alone[1] == pytest.approx(scipy_stats.ttest_1samp([1.0, 1.2, 0.8], 0).pvalue)
-    assert stats.decide_together([claim] + [company] * 9)[0] == ("undecided", pytest.approx(10 * alone[1]))
+    (alone,), company = (
+        stats.decide_together([claim]),
+        (stats.Bound.of(above=0.0), stats.mean([1.0, -1.0, 0.3])),
+    )
+    assert alone[0] == "holds" and alone[1] == pytest.approx(
+        scipy_stats.ttest_1samp([1.0, 1.2, 0.8], 0).pvalue
+    )
+    assert stats.decide_together([claim] + [company] * 9)[0] == (
+        "undecided",
+        pytest.approx(10 * alone[1]),
+    )
     silent = [(claim[0], None), (claim[0], stats.mean([3.0]))] * 9
-    assert stats.decide_together([claim, *silent]) == [alone, *[("not run", None), ("undecided", None)] * 9]
+    assert stats.decide_together([claim, *silent]) == [
+        alone,
+        *[("not run", None), ("undecided", None)] * 9,
+    ]
 
 
 def test_a_rank_correlation_is_decided_on_fishers_scale():
@@ -189,9 +297,14 @@ def test_a_rank_correlation_is_decided_on_fishers_scale():
     found = stats.rank_correlation(x, y, "arms")
     rho = scipy_stats.spearmanr(x, y).statistic
     half = 1.959963985 * 1.06 / math.sqrt(57)
-    assert found.interval()[:4] == pytest.approx((60, rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)))
+    assert found.interval()[:4] == pytest.approx(
+        (60, rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half))
+    )
     assert found.p_above(found.interval().low) == pytest.approx(0.025)
-    assert stats.rank_correlation([1, 2, 3], [1, 2, 3]) is None and stats.rank_correlation([1] * 9, range(9)) is None
+    assert (
+        stats.rank_correlation([1, 2, 3], [1, 2, 3]) is None
+        and stats.rank_correlation([1] * 9, range(9)) is None
+    )
 
 
 def test_what_is_printed_is_what_is_noted(tmp_path):
@@ -202,15 +315,19 @@ def test_what_is_printed_is_what_is_noted(tmp_path):
     with pytest.raises(ValueError, match="03_x were stated after they were decided"):
         study.finish()
     lines = study.decided().splitlines()
-    p = 2 * scipy_stats.ttest_1samp([1.0, 1.1, 0.9, 1.0], 0.1, alternative="greater").pvalue  # the second and last of two
-    assert lines[0].split(" | ")[0].strip() == "holds" and lines[0].endswith(f"(n=1 net, 4 batches), p={p:.2g}")
+    # the second and last of two
+    p = 2 * scipy_stats.ttest_1samp([1.0, 1.1, 0.9, 1.0], 0.1, alternative="greater").pvalue
+    assert lines[0].split(" | ")[0].strip() == "holds" and lines[0].endswith(
+        f"(n=1 net, 4 batches), p={p:.2g}"
+    )
     assert "it grows, by over 0.1 | 1 [0.87, 1.13]" in lines[0]
     assert lines[1].endswith("not run | it shrinks, by over 0.1 | no records")
     assert "(n=2 nets)" in lines[2] and lines[3] == "2 tested together, at 5% (Holm)"
     study.finish()
     noted = files.studies(tmp_path)["03_x"]["claims"]
     assert [c["decided"] for c in noted] == [line.split(" | ")[0].strip() for line in lines[:3]]
-    study.claim("one", "it grows", [0.0, 0.1], above=0, smallest=0.1)  # the cell is run again, on other values
+    # the cell is run again, on other values
+    study.claim("one", "it grows", [0.0, 0.1], above=0, smallest=0.1)
     with pytest.raises(ValueError, match="decided"):
         study.finish()
     with pytest.raises(ValueError, match="claim 'one' of 03_x is 'it grows' already"):
@@ -218,45 +335,63 @@ def test_what_is_printed_is_what_is_noted(tmp_path):
 
 
 def test_pairs_are_matched_by_seed():
-    ours, theirs = [record(0.5, 1), record(0.7, 2), record(0.9, 3)], [record(0.6, 2), record(0.1, 1)]
+    ours, theirs = (
+        [record(0.5, 1), record(0.7, 2), record(0.9, 3)],
+        [record(0.6, 2), record(0.1, 1)],
+    )
     assert stats.paired(ours, theirs) == pytest.approx([0.4, 0.1])
     growth = {1: 3.0, 2: None, 3: 5.0}  # a value that one record lacks leaves its pair out
-    found = stats.paired(ours, theirs, lambda r: growth[r.config.seed] and growth[r.config.seed] * r.accuracy)
+    found = stats.paired(
+        ours, theirs, lambda r: growth[r.config.seed] and growth[r.config.seed] * r.accuracy
+    )
     assert found == pytest.approx([1.2])
 
 
 def test_differences_are_in_standard_errors_of_the_difference():
-    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, 0.06, 3) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.06**2 / 3))
-    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, None, 1) == pytest.approx(0.1 / math.sqrt(0.03**2 / 3 + 0.03**2))
-    assert stats.diff_in_se(0.5, None, 1, 0.4, 0.06, 3) == pytest.approx(0.1 / math.sqrt(0.06**2 + 0.06**2 / 3))
+    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, 0.06, 3) == pytest.approx(
+        0.1 / math.sqrt(0.03**2 / 3 + 0.06**2 / 3)
+    )
+    assert stats.diff_in_se(0.5, 0.03, 3, 0.4, None, 1) == pytest.approx(
+        0.1 / math.sqrt(0.03**2 / 3 + 0.03**2)
+    )
+    assert stats.diff_in_se(0.5, None, 1, 0.4, 0.06, 3) == pytest.approx(
+        0.1 / math.sqrt(0.06**2 + 0.06**2 / 3)
+    )
     assert stats.diff_in_se(0.5, None, 1, 0.4, None, None) is None
 
 
 @pytest.mark.parametrize(
     "metric, ours, value, within, verdict",
     [
-        ("gamma", (0.788, 0.007, 3), (0.944, 0.001, 3), 5e-4, "close"),  # 37 standard errors off, inside 20 %
-        ("rho", (0.309, 0.18, 3), (0.691, None, None), 5e-4, "imprecise"),  # inside two standard errors of 0.21
+        # 37 standard errors off, inside 20 %
+        ("gamma", (0.788, 0.007, 3), (0.944, 0.001, 3), 5e-4, "close"),
+        # inside two standard errors of 0.21
+        ("rho", (0.309, 0.18, 3), (0.691, None, None), 5e-4, "imprecise"),
         ("gamma", (0.374, 0.18, 3), (0.452, 0.042, 3), 5e-4, "imprecise"),
         ("gamma", (0.450, 0.02, 3), (0.452, 0.042, 3), 0, "agrees"),
-        ("gamma", (0.50, 0.10, 3), (0.45, 0.10, 3), 0, "agrees"),  # wide, but not wider than the study's own
-        ("gamma", (0.9, 0.01, 3), (0.8, None, 3), 5e-3, "close"), ("gamma", (0.6, 0.05, 3), (0.8, 0.01, 3), 5e-3, "differs"),
+        # wide, but not wider than the study's own
+        ("gamma", (0.50, 0.10, 3), (0.45, 0.10, 3), 0, "agrees"),
+        ("gamma", (0.9, 0.01, 3), (0.8, None, 3), 5e-3, "close"),
+        ("gamma", (0.6, 0.05, 3), (0.8, 0.01, 3), 5e-3, "differs"),
         ("test_acc", (0.6149, 0.001, 3), (0.60, 0.001, 3), 0, "close"),
         ("test_acc", (0.617, 0.001, 3), (0.60, 0.001, 3), 0, "differs"),
         ("test_acc", (0.63, 0.04, 3), (0.60, None, 3), 5e-4, "imprecise"),
         ("acc@5", (0.31, None, 1), (0.3, None, 1), 5e-4, "close"),
         ("test_acc", (0.3001, None, 1), (0.3, None, 1), 5e-4, "agrees"),
         ("diff_vs_dfa", (0.03, None, 1), (0.01, None, 1), 5e-4, "differs"),
-        ("nudge", (1e-5, 1e-7, 3), (0.0, None, 1), 5e-4, "agrees"), ("nudge", (1e-5, None, 1), (0.0, 0.0, 3), 5e-4, "agrees"),
+        ("nudge", (1e-5, 1e-7, 3), (0.0, None, 1), 5e-4, "agrees"),
+        ("nudge", (1e-5, None, 1), (0.0, 0.0, 3), 5e-4, "agrees"),
         ("nudge", (-0.0013, None, 1), (-0.0004, None, 1), 5e-5, "differs"),
         ("nudge", (-0.0013, None, 1), (-0.0012, None, 1), 5e-6, "close"),
-        ("h_norm", (9e6, 0.1, 3), (1e6, None, 3), 5e5, "close"), ("h_norm", (1.1e7, 0.1, 3), (1e6, None, 3), 5e5, "differs"),
-        ("h_norm", (1.4e6, None, 1), (1e6, None, 3), 5e5, "agrees"), ("h_norm", (5e6, 0.6, 3), (1e6, None, 3), 5e5, "agrees"),
+        ("h_norm", (9e6, 0.1, 3), (1e6, None, 3), 5e5, "close"),
+        ("h_norm", (1.1e7, 0.1, 3), (1e6, None, 3), 5e5, "differs"),
+        ("h_norm", (1.4e6, None, 1), (1e6, None, 3), 5e5, "agrees"),
+        ("h_norm", (5e6, 0.6, 3), (1e6, None, 3), 5e5, "agrees"),
         ("g_norm", (4e-7, 1.0, 3), (1e-6, None, 3), 5e-8, "imprecise"),
         ("mode1b_fires", (0.4, 0.5, 3), (0, None, 3), 0.5, "agrees"),
         ("mode1b_fires", (0.6, 0.5, 3), (0, None, 3), 0.5, "differs"),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_reproduced(metric, ours, value, within, verdict):
     assert tables.answer(metric, ours, value, within)[0] == verdict
 
@@ -268,18 +403,32 @@ SD = st.floats(1e-6, 1, allow_subnormal=False)
 
 
 @DRAWN
-@given(NUMBER, st.floats(0.5, 2, allow_subnormal=False), SD, SD, st.sampled_from(["gamma", "test_acc", "nudge", "h_norm"]))
+@given(
+    NUMBER,
+    st.floats(0.5, 2, allow_subnormal=False),
+    SD,
+    SD,
+    st.sampled_from(["gamma", "test_acc", "nudge", "h_norm"]),
+)
 def test_the_four_answers_are_apart_by_their_definition(value, ratio, ours_sd, sd, metric):
-    """For means of three seeds on either side: two standard errors first, then the tolerance; precision never hurts."""
+    """For means of three seeds on either side: two standard errors first, then the tolerance;
+    precision never hurts.
+    """
     ours = value * ratio
     found, off = tables.answer(metric, (ours, ours_sd, 3), (value, sd, 3))
     logs = metric == "h_norm"
     gap = abs(math.log10(ratio)) if logs else abs(ours - value)
     wide = 2 * math.sqrt((ours_sd**2 + sd**2) / 3)
-    tolerance = 1 if logs else {"gamma": max(0.05, 0.2 * value), "test_acc": 0.015, "nudge": 0.2 * value}[metric]
+    tolerance = (
+        1
+        if logs
+        else {"gamma": max(0.05, 0.2 * value), "test_acc": 0.015, "nudge": 0.2 * value}[metric]
+    )
     assume(abs(gap - wide) > 1e-9 and abs(gap - tolerance) > 1e-9 and gap > 0)
     inside = gap < wide
-    assert (found in ("agrees", "imprecise")) == inside and (found == "close") == (not inside and gap < tolerance)
+    assert (found in ("agrees", "imprecise")) == inside and (found == "close") == (
+        not inside and gap < tolerance
+    )
     assert abs(off) == pytest.approx(2 * gap / wide)
     if found == "imprecise":
         assert 2 * ours_sd / math.sqrt(3) > max(tolerance, 2 * sd)
@@ -288,13 +437,21 @@ def test_the_four_answers_are_apart_by_their_definition(value, ratio, ours_sd, s
 
 
 def test_half_a_unit_is_of_the_last_digit_that_the_study_gives():
-    """The table of the reference has lost trailing zeros: other values of the metric and the sd tell how many there were."""
+    """The table of the reference has lost trailing zeros: other values of the metric and the sd
+    tell how many there were.
+    """
     told = {
-        "acc": {0.3: 5e-4, 0.592: 5e-4, 0.0: 5e-4}, "nudge": {-0.00193: 5e-6, -4.98e-05: 5e-8, -0.000426: 5e-7},
-        "norm": {2e2: 50, 5e8: 5e7, 1.3e5: 5e3}, "alone": {0.07: 5e-3}, "sd": {0.9: 5e-3},
-    }  # fmt: skip
+        "acc": {0.3: 5e-4, 0.592: 5e-4, 0.0: 5e-4},
+        "nudge": {-0.00193: 5e-6, -4.98e-05: 5e-8, -0.000426: 5e-7},
+        "norm": {2e2: 50, 5e8: 5e7, 1.3e5: 5e3},
+        "alone": {0.07: 5e-3},
+        "sd": {0.9: 5e-3},
+    }
     pairs = [(metric, *pair) for metric, values in told.items() for pair in values.items()]
-    rows = [("x", metric, value, 0.05 if metric == "sd" else None, half) for metric, value, half in pairs]
+    rows = [
+        ("x", metric, value, 0.05 if metric == "sd" else None, half)
+        for metric, value, half in pairs
+    ]
     table = pd.DataFrame(rows, columns=["experiment", "metric", "value", "sd", "half"])
     table.loc[table.value.isin([2e2, 5e8]), "experiment"] = "y"
     assert tables.half_units(table) == pytest.approx(list(table.half))
@@ -304,68 +461,139 @@ def test_norms_are_set_beside_the_reference_on_the_log_scale(tmp_path):
     study = Study("03_x", "x", tmp_path, tmp_path)
     study.compare("a", "b", "h_norm", [1e6, 1e8, None])
     (row,) = study.compared
-    assert row["value"] == pytest.approx(1e7) and row["sd"] == pytest.approx(math.sqrt(2)) and row["n"] == 2
+    assert (
+        row["value"] == pytest.approx(1e7)
+        and row["sd"] == pytest.approx(math.sqrt(2))
+        and row["n"] == 2
+    )
 
 
 def test_every_reference_row_is_kept_and_a_misnamed_one_refused():
-    named = {"experiment": "protocol_audit", "condition": "d=256,L=4,epochs=100,method=bp", "metric": "test_acc"}
+    named = {
+        "experiment": "protocol_audit",
+        "condition": "d=256,L=4,epochs=100,method=bp",
+        "metric": "test_acc",
+    }
     found = tables.with_ours([{**named, "value": 0.61, "sd": 0.005, "n": 3, "calibrated": False}])
-    assert len(found) == len(pd.read_csv(tables.REFERENCE)) and (found.verdict == "agrees").sum() == 1
+    assert (
+        len(found) == len(pd.read_csv(tables.REFERENCE)) and (found.verdict == "agrees").sum() == 1
+    )
     assert set(found.verdict) == {"agrees", "not run"}
     told = tables.counts(found)
-    assert told.pop("calibrated") == {"agrees": 0, "close": 0, "imprecise": 0, "differs": 0} and sum(told.values()) == len(found)
-    served = tables.counts(tables.with_ours([{**named, "value": 0.61, "sd": 0.005, "n": 3, "calibrated": True}]))
+    assert told.pop("calibrated") == {
+        "agrees": 0,
+        "close": 0,
+        "imprecise": 0,
+        "differs": 0,
+    } and sum(told.values()) == len(found)
+    served = tables.counts(
+        tables.with_ours([{**named, "value": 0.61, "sd": 0.005, "n": 3, "calibrated": True}])
+    )
     assert served["agrees"] == 0 and served["calibrated"]["agrees"] == 1
     with pytest.raises(ValueError, match="no reference row is called .*bpp"):
-        tables.with_ours([{**named, "metric": "bpp", "value": 1.0, "sd": None, "n": 1, "calibrated": False}])
+        tables.with_ours(
+            [{**named, "metric": "bpp", "value": 1.0, "sd": None, "n": 1, "calibrated": False}]
+        )
 
 
 def test_numbers_as_a_reader_sees_them():
-    assert tables.pm([0.3, 0.5]) == "0.400 ± 0.141" and tables.pm([0.3]) == "0.300" and tables.pm([None]) == "—"
+    assert (
+        tables.pm([0.3, 0.5]) == "0.400 ± 0.141"
+        and tables.pm([0.3]) == "0.300"
+        and tables.pm([None]) == "—"
+    )
     assert tables.magnitude([1e6, 1e8]) == "1e+07" and tables.magnitude([]) == "—"
-    assert tables.level_mean([record(), record(gamma=[None, 1, 1, 1])], "gamma") == [pytest.approx(1.1 / 3), None]
+    assert tables.level_mean([record(), record(gamma=[None, 1, 1, 1])], "gamma") == [
+        pytest.approx(1.1 / 3),
+        None,
+    ]
 
 
 def test_a_learned_credit_is_read_beside_dfas_on_the_same_net():
     """By hand: over levels 0..2 Γ is 0.6 against DFA's 0.2, ρ 0.3 against 0.1."""
-    beside = {"gamma": [0.5, 0.6, 0.7, 0], "gamma_dfa": [0.1, 0.2, 0.3, 1], "rho": [0.3] * 4, "rho_dfa": [0.1] * 4}
-    learned = [record(0.5, seed=1, **beside), record(0.7, seed=2, **beside | {"gamma_dfa": [None, 1, 1, 1]})]
+    beside = {
+        "gamma": [0.5, 0.6, 0.7, 0],
+        "gamma_dfa": [0.1, 0.2, 0.3, 1],
+        "rho": [0.3] * 4,
+        "rho_dfa": [0.1] * 4,
+    }
+    learned = [
+        record(0.5, seed=1, **beside),
+        record(0.7, seed=2, **beside | {"gamma_dfa": [None, 1, 1, 1]}),
+    ]
     plain = [record(0.4, seed=2, gamma=[0.2] * 4), record(0.4, seed=3, gamma=[0.3] * 4)]
     assert tables.lead(learned, "gamma") == [pytest.approx(0.4), None]
-    assert tables.by_seed([learned, plain], "gamma") == [[pytest.approx(0.6), pytest.approx(0.2)]]  # they share seed 2 alone
+    # they share seed 2 alone
+    assert tables.by_seed([learned, plain], "gamma") == [[pytest.approx(0.6), pytest.approx(0.2)]]
     assert tables.by_seed([], "gamma") == [] and tables.by_seed([learned, []], "gamma") == []
     learned[0].final["nudge"], learned[1].final["nudge"] = [-1e-5] * 4, [None] * 4
     shown = tables.credit_row(learned, ("gamma", "nudge"))
     leads = {"S1": "0.400", "S2": "0.200 ± 0.000"}
-    assert shown == {"n": 2, "accuracy": "0.600 ± 0.141", "Γ": "0.600 ± 0.000", "nudge": "-0.000010", **leads}
-    assert "S1" not in tables.credit_row(plain) and tables.credit_row([]) == {"n": 0, "accuracy": "not run"}
-    assert tables.credit_data(plain, ("gamma",)) == {"test_acc": [0.4, 0.4], "gamma": [pytest.approx(0.2), pytest.approx(0.3)]}
+    assert shown == {
+        "n": 2,
+        "accuracy": "0.600 ± 0.141",
+        "Γ": "0.600 ± 0.000",
+        "nudge": "-0.000010",
+        **leads,
+    }
+    assert "S1" not in tables.credit_row(plain) and tables.credit_row([]) == {
+        "n": 0,
+        "accuracy": "not run",
+    }
+    assert tables.credit_data(plain, ("gamma",)) == {
+        "test_acc": [0.4, 0.4],
+        "gamma": [pytest.approx(0.2), pytest.approx(0.3)],
+    }
     gone = replace(record(), status="diverged", diagnostics={})
-    assert tables.credit_data([gone, *learned], ("gamma",))["S1"] == [None, pytest.approx(0.4), None]
-    assert tables.credit_row([gone, *learned])["n"] == 2 and tables.credit_row([gone, *learned])["diverged"] == 1
+    assert tables.credit_data([gone, *learned], ("gamma",))["S1"] == [
+        None,
+        pytest.approx(0.4),
+        None,
+    ]
+    assert (
+        tables.credit_row([gone, *learned])["n"] == 2
+        and tables.credit_row([gone, *learned])["diverged"] == 1
+    )
     assert tables.first_fires([gone], "b") == "diverged"
     late = record(g_norm=(1e-3, 1e-8))
-    assert tables.first_fires([late, record()], "b") == "2, never" and tables.first_fires([], "b") == "not run"
+    assert (
+        tables.first_fires([late, record()], "b") == "2, never"
+        and tables.first_fires([], "b") == "not run"
+    )
 
 
 def test_every_claim_can_be_set():
-    """Also those without records yet: a letter that LaTeX does not know would fail the paper on the day they come."""
-    stated = [c["statement"] for study in files.studies(tables.REFERENCE.parent).values() for c in study["claims"]]
+    """Also those without records yet: a letter that LaTeX does not know would fail the paper on the
+    day they come.
+    """
+    stated = [
+        c["statement"]
+        for study in files.studies(tables.REFERENCE.parent).values()
+        for c in study["claims"]
+    ]
     assert stated and not [text for text in stated if not latex.escape(text).isascii()]
 
 
 def test_plain_text_becomes_latex():
-    assert latex.escape("‖h_L‖ 2e+09, 50 % ± 1") == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
+    assert (
+        latex.escape("‖h_L‖ 2e+09, 50 % ± 1")
+        == r"\(\|h_L\|\) \(2\!\times\!10^{9}\), 50 \% \(\pm\) 1"
+    )
     assert latex.escape("1e-07 & α, h₀ at η") == r"\(10^{-7}\) \& \(\alpha \), h\(_0\) at \(\eta \)"
     assert latex.macro_name("audit acc dfa", "L 12") == "AuditAccDfaLOneTwo"
     assert latex.escape("a\nb\x00 ‖x‖y‖") == r"a b \(\|x\|\)y\(\|\)"
 
 
-TEXT = st.text(st.sampled_from("\\{}$^~_&%#‖Γλ′—−±× ₀ab0123456789e+-.\n\t\x00\x1b\"'`<>|[]") | st.characters(codec="latin-1"))
+TEXT = st.text(
+    st.sampled_from("\\{}$^~_&%#‖Γλ′—−±× ₀ab0123456789e+-.\n\t\x00\x1b\"'`<>|[]")
+    | st.characters(codec="latin-1")
+)
 PLAIN = r"[^\\{}$^~_&%#\x00-\x1f\x7f]"  # what TeX sets as it is
 SYMBOL = r"\\(?:pm|times|[Gg]amma|alpha|beta|delta|varepsilon|eta|lambda|rho|!)(?![a-z])"
 MATHS = rf"\\\((?:\\\||{SYMBOL}|_[A-Za-z0-9]+|\^\{{-?\d+\}}|[-\w. ])*\\\)"
-SET = re.compile(rf"(?:{PLAIN}|\\[&%#_{{}}$]|\\text(?:backslash|asciicircum|asciitilde)\{{\}}|{MATHS})*")
+SET = re.compile(
+    rf"(?:{PLAIN}|\\[&%#_{{}}$]|\\text(?:backslash|asciicircum|asciitilde)\{{\}}|{MATHS})*"
+)
 
 
 @DRAWN
@@ -375,7 +603,9 @@ def test_no_text_is_a_command_to_latex(text):
 
 
 def test_an_escaped_text_says_what_it_said():
-    """Every special character is set by a command of its own, once for each time that it stands there."""
+    """Every special character is set by a command of its own, once for each time that it stands
+    there.
+    """
     assert latex.escape(r"\input{/etc/passwd} $x^2$ ~") == (
         r"\textbackslash{}input\{/etc/passwd\} \$x\textasciicircum{}2\$ \textasciitilde{}"
     )
@@ -383,27 +613,45 @@ def test_an_escaped_text_says_what_it_said():
 
 
 def summary(root, notebook, claims=(), **paper):
-    told = [{"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1", "p": None} for n, d in claims]
-    files.publish_json(root / "studies" / f"{notebook}.json", {"claims": told, "compared": [], "paper": paper})
+    told = [
+        {"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1", "p": None}
+        for n, d in claims
+    ]
+    files.publish_json(
+        root / "studies" / f"{notebook}.json", {"claims": told, "compared": [], "paper": paper}
+    )
 
 
 def test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error(tmp_path):
     summary(tmp_path, "13_mode2", [("fa-ahead", "holds")], acc=1)
     summary(tmp_path, "14_fa", [("fa-ahead", "in sign only")], acc=2)
     found = latex.macros(tmp_path)
-    assert found["NbOneThreeClaimFaAhead"] == "holds" and found["NbOneFourClaimFaAhead"] == "holds in sign only"
+    assert (
+        found["NbOneThreeClaimFaAhead"] == "holds"
+        and found["NbOneFourClaimFaAhead"] == "holds in sign only"
+    )
     assert (found["NbOneThreeAcc"], found["NbOneFourAcc"]) == ("1", "2")
-    assert found["ReproductionNotRun"] == found["ReproductionRows"] == str(len(pd.read_csv(tables.REFERENCE)))
+    assert (
+        found["ReproductionNotRun"]
+        == found["ReproductionRows"]
+        == str(len(pd.read_csv(tables.REFERENCE)))
+    )
     latex.write(tmp_path, tmp_path / "paper")
-    assert r"\input" not in (tmp_path / "paper" / "generated" / "claims.tex").read_text(encoding="utf-8")
+    assert r"\input" not in (tmp_path / "paper" / "generated" / "claims.tex").read_text(
+        encoding="utf-8"
+    )
     for other in ({"claims": [("fa ahead", "holds")]}, {"claim fa-ahead": 3}):
         summary(tmp_path, "14_other", **other)
-        with pytest.raises(ValueError, match=r"several texts would be called \\NbOneFourClaimFaAhead"):
+        with pytest.raises(
+            ValueError, match=r"several texts would be called \\NbOneFourClaimFaAhead"
+        ):
             latex.macros(tmp_path)
 
 
 def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need():
-    """Left column: a value of the study above an empty panel. Right: nothing but a zero line. The row shares y, the columns x."""
+    """Left column: a value of the study above an empty panel. Right: nothing but a zero line. The
+    row shares y, the columns x.
+    """
     picture, axes = plt.subplots(2, 2, sharex="col", sharey="row")
     axes[0, 0].plot([0.5], [0.2], "_")
     axes[1, 1].axhline(0)
@@ -411,8 +659,16 @@ def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need(
     figures.note_empty(*axes.flat)
     assert all(any(text.get_text() == "not run" for text in ax.texts) for ax in axes.flat)
     sides = {"bottom": "xaxis", "left": "yaxis"}
-    labelled = {side: [getattr(ax, axis).get_tick_params()[f"label{side}"] for ax in axes.flat] for side, axis in sides.items()}
-    assert labelled["bottom"][2] and not labelled["bottom"][3] and labelled["left"][0] and not labelled["left"][2]
+    labelled = {
+        side: [getattr(ax, axis).get_tick_params()[f"label{side}"] for ax in axes.flat]
+        for side, axis in sides.items()
+    }
+    assert (
+        labelled["bottom"][2]
+        and not labelled["bottom"][3]
+        and labelled["left"][0]
+        and not labelled["left"][2]
+    )
     axes[1, 1].errorbar([1], [1])
     before = len(axes[1, 1].texts)
     figures.note_empty(axes[1, 1])
@@ -426,4 +682,6 @@ def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
     for _ in range(2):  # a cell may be run again
         assert study.run(arms) == {"wr 0.2": [], ("code", "eT"): []}
     assert [row["label"] for row in study.rows.values()] == ["wr 0.2 = code eT", "code eT"]
-    assert study.state().startswith("0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT (about")
+    assert study.state().startswith(
+        "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT (about"
+    )

@@ -1,4 +1,6 @@
-"""Runs through the store: divergence, interruption, resumption, and runs that start from other runs."""
+"""Runs through the store: divergence, interruption, resumption, and runs that start from other
+runs.
+"""
 
 import subprocess
 
@@ -32,20 +34,27 @@ def test_a_record_tells_what_took_its_products(store, monkeypatch, able, by):
 
 
 def test_a_diverging_member_leaves_its_siblings_intact(tmp_path):
-    """lr 1e38 overflows the weights in one step; credit of 1e30 overflows Adam's squares, which would stall unseen."""
+    """lr 1e38 overflows the weights in one step; credit of 1e30 overflows Adam's squares, which
+    would stall unseen.
+    """
     bad = [tiny("dfa", seed=7, lr=1e38), tiny("dfa", seed=8, options={"feedback_scale": 1e30})]
     good = [tiny("dfa", seed=s) for s in (1, 2)]
     mixed = run([good[0], bad[0], good[1], bad[1]], Store(tmp_path / "a"), progress=False)
     clean = run(good, Store(tmp_path / "b"), progress=False)
     assert [r.status for r in mixed] == ["complete", "diverged", "complete", "diverged"]
     assert [mixed[0].checksum, mixed[2].checksum] == [r.checksum for r in clean]
-    for r in (mixed[1], mixed[3]):  # the first step is finite: its loss is taken before the first update
-        assert r.fault["step"] >= 1 and r.fault["quantity"] and r.accuracy is None and r.final is None
+    # the first step is finite: its loss is taken before the first update
+    for r in (mixed[1], mixed[3]):
+        assert (
+            r.fault["step"] >= 1 and r.fault["quantity"] and r.accuracy is None and r.final is None
+        )
     assert mixed[1].fault == {"step": 1, "quantity": "train_loss"}
     assert mixed[3].fault["quantity"].startswith("optimizer state of")
 
 
-@pytest.mark.parametrize("method, changes", [("bp", {"lr": 1e38}), ("bp", {"optimizer": "sgd", "lr": 1e30})])
+@pytest.mark.parametrize(
+    "method, changes", [("bp", {"lr": 1e38}), ("bp", {"optimizer": "sgd", "lr": 1e30})]
+)
 def test_a_run_that_diverges_alone_is_a_record_and_the_rest_goes_on(store, method, changes):
     found = run([tiny(method, **changes), tiny("frozen", epochs=1)], store, progress=False)
     assert [r.status for r in found] == ["diverged", "complete"]
@@ -53,8 +62,13 @@ def test_a_run_that_diverges_alone_is_a_record_and_the_rest_goes_on(store, metho
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_an_interrupted_ensemble_continues_to_the_same_records(store, tmp_path, monkeypatch, optimizer):
-    configs = [tiny("fa", epochs=5, seed=s, diagnose=(0, 1, 4), optimizer=optimizer, lr=0.01) for s in (1, 2)]
+def test_an_interrupted_ensemble_continues_to_the_same_records(
+    store, tmp_path, monkeypatch, optimizer
+):
+    configs = [
+        tiny("fa", epochs=5, seed=s, diagnose=(0, 1, 4), optimizer=optimizer, lr=0.01)
+        for s in (1, 2)
+    ]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
     real, begun = Ensemble.run_epoch, []
@@ -80,8 +94,14 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(store, tmp_path, 
 def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
     (record,) = run([tiny("bp", epochs=1)], store, progress=False)
     told = record.provenance
-    assert told["source"] == provenance.source_digest(provenance.LOADED) and told["package"] == faeval_core.__version__
-    assert told["kernels"] == torch.backends.cpu.get_cpu_capability() and told["threads"] == torch.get_num_threads()
+    assert (
+        told["source"] == provenance.source_digest(provenance.LOADED)
+        and told["package"] == faeval_core.__version__
+    )
+    assert (
+        told["kernels"] == torch.backends.cpu.get_cpu_capability()
+        and told["threads"] == torch.get_num_threads()
+    )
     assert told["cpu"] and told["torch"] == torch.__version__ and told["numpy"] == np.__version__
     bare = record.checksum
     record.provenance = {}
@@ -89,21 +109,32 @@ def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
 
 
 @pytest.mark.parametrize(
-    "name, counts", [("methods/fa.py", True), ("diagnostics.py", True), ("figures.py", False), ("new.py", True)]
+    "name, counts",
+    [("methods/fa.py", True), ("diagnostics.py", True), ("figures.py", False), ("new.py", True)],
 )
 def test_the_source_that_is_told_is_that_of_the_numbers(name, counts):
-    """Without comments and docstrings; a module that is new counts until it is named among those that only report."""
+    """Without comments and docstrings; a module that is new counts until it is named among those
+    that only report.
+    """
     before = provenance.LOADED
     told = provenance.source_digest(before)
     commented = b'"""Another docstring."""  # and a comment\n\n'
     edited = before.get(name, b"") + b"\nx = 1\n"
     assert (provenance.source_digest({**before, name: edited}) != told) == counts
     if name in before:
-        assert provenance.source_digest({**before, name: commented + before[name].partition(b'"""\n')[2]}) == told or not counts
+        assert (
+            provenance.source_digest(
+                {**before, name: commented + before[name].partition(b'"""\n')[2]}
+            )
+            == told
+            or not counts
+        )
 
 
 def test_the_commit_is_that_of_the_checkout_the_package_is_part_of(tmp_path, monkeypatch):
-    """A package inside someone's repository without being part of it has no commit, nor has one whose files moved on."""
+    """A package inside someone's repository without being part of it has no commit, nor has one
+    whose files moved on.
+    """
 
     def git(*command):
         named = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *command]
@@ -133,7 +164,9 @@ def test_the_commit_is_that_of_the_checkout_the_package_is_part_of(tmp_path, mon
 
 
 def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkeypatch):
-    """A second process may publish or remove checkpoints between our plan and our reading of them."""
+    """A second process may publish or remove checkpoints between our plan and our reading of
+    them.
+    """
     configs = [tiny("dfa", epochs=4, seed=s) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
@@ -160,12 +193,22 @@ def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkey
 
 
 @pytest.mark.parametrize("at", [0, 2, 4])
-@pytest.mark.parametrize("error", [
-    RuntimeError("of the rule"), torch.OutOfMemoryError("of the device"), MemoryError("of the host"), KeyboardInterrupt(),
-    OSError(28, "No space left"),
-])  # fmt: skip
-def test_a_diagnosis_that_fails_costs_nothing_that_was_trained(store, tmp_path, monkeypatch, at, error):
-    """At the last epoch, as at any that is diagnosed: weights, curves and the diagnostics of the others are kept."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("of the rule"),
+        torch.OutOfMemoryError("of the device"),
+        MemoryError("of the host"),
+        KeyboardInterrupt(),
+        OSError(28, "No space left"),
+    ],
+)
+def test_a_diagnosis_that_fails_costs_nothing_that_was_trained(
+    store, tmp_path, monkeypatch, at, error
+):
+    """At the last epoch, as at any that is diagnosed: weights, curves and the diagnostics of the
+    others are kept.
+    """
     configs = [tiny("dfa", epochs=4, seed=s, diagnose=(0, 2)) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
     begun, real, diagnose = [], Ensemble.run_epoch, Ensemble.diagnose
@@ -182,7 +225,10 @@ def test_a_diagnosis_that_fails_costs_nothing_that_was_trained(store, tmp_path, 
             with pytest.raises(KeyboardInterrupt):
                 run(configs, store, progress=False)
         else:
-            with pytest.raises(DiagnosisFailed, match=f"run {configs[0].id} is trained up to epoch {at}, but .*kept") as told:
+            with pytest.raises(
+                DiagnosisFailed,
+                match=f"run {configs[0].id} is trained up to epoch {at}, but .*kept",
+            ) as told:
                 run(configs, store, progress=False)
             assert told.value.__cause__ is error
     assert begun == list(range(at))
@@ -192,7 +238,9 @@ def test_a_diagnosis_that_fails_costs_nothing_that_was_trained(store, tmp_path, 
     assert begun == list(range(4)) and not any(store.checkpoint_path(c).exists() for c in configs)
 
 
-def test_a_record_that_cannot_be_written_costs_nothing_that_was_trained(store, tmp_path, monkeypatch):
+def test_a_record_that_cannot_be_written_costs_nothing_that_was_trained(
+    store, tmp_path, monkeypatch
+):
     cfg, begun, real, put = tiny("dfa", epochs=3), [], Ensemble.run_epoch, Store.put
     [whole] = run([cfg], Store(tmp_path / "whole"), progress=False)
     monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.epoch) or real(self))
@@ -209,16 +257,24 @@ def test_a_record_that_cannot_be_written_costs_nothing_that_was_trained(store, t
 
 def test_runs_are_refused_where_torch_makes_float64(store):
     """A record is of float32, and names nothing else."""
-    with float64(), pytest.raises(TypeError, match="float32, and torch's default type is torch.float64: torch.set_default_dtype"):
+    with (
+        float64(),
+        pytest.raises(
+            TypeError,
+            match="float32, and torch's default type is torch.float64: torch.set_default_dtype",
+        ),
+    ):
         run([tiny("bp")], store, progress=False)
     assert not list(store.root.glob("records/*"))
 
 
-# -- upstream -----------------------------------------------------------------------------------------------------------
+# -- upstream
 
 
 def test_a_run_starts_from_its_upstream_snapshot(pixels, store):
-    """Weights of the upstream run after the named epoch, and all else as in a run of its own seed."""
+    """Weights of the upstream run after the named epoch, and all else as in a run of its own
+    seed.
+    """
     upstream = tiny("bp", epochs=4, seed=5)
     cfg = tiny("fa", seed=6, upstream=upstream, upstream_epoch=3)
     found = run([cfg], store, progress=False)[0]
@@ -235,7 +291,9 @@ def test_a_run_starts_from_its_upstream_snapshot(pixels, store):
 
 
 def test_a_missing_upstream_snapshot_is_never_replaced_by_a_fresh_init(store):
-    """The upstream run diverges before the epoch that the second one starts from: there is nothing to start from."""
+    """The upstream run diverges before the epoch that the second one starts from: there is nothing
+    to start from.
+    """
     for epochs in (2, 3):  # its end, or a part of it
         cfg = tiny("fa", upstream=tiny("bp", lr=1e38, epochs=epochs), upstream_epoch=2)
         with pytest.warns(UserWarning, match="upstream"):
@@ -245,20 +303,32 @@ def test_a_missing_upstream_snapshot_is_never_replaced_by_a_fresh_init(store):
 
 def test_an_upstream_that_is_also_asked_for_trains_once(store, monkeypatch):
     begun, real = [], Ensemble.run_epoch
-    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.configs[0].method) or real(self))
+    monkeypatch.setattr(
+        Ensemble, "run_epoch", lambda self: begun.append(self.configs[0].method) or real(self)
+    )
     upstream = tiny("bp")
     found = run([tiny("fa", upstream=upstream, upstream_epoch=2), upstream], store, progress=False)
     assert begun == ["bp"] * 2 + ["fa"] * 2 and all(r.status == "complete" for r in found)
     begun.clear()
     net = tiny("bp", seed=7, epochs=4)
-    fit = tiny("sb", upstream=net, upstream_epoch=1, train_net=False)  # the net is needed near and, through this fit, far
-    run([tiny("fa", upstream=net, upstream_epoch=3), tiny("sb", upstream=fit, upstream_epoch=2)], store, progress=False)
-    assert begun == ["bp"] * 3 + ["sb"] * 2 + ["fa"] * 2 + ["sb"] * 2  # the net as far as its last snapshot
+    # the net is needed near and, through this fit, far
+    fit = tiny("sb", upstream=net, upstream_epoch=1, train_net=False)
+    run(
+        [tiny("fa", upstream=net, upstream_epoch=3), tiny("sb", upstream=fit, upstream_epoch=2)],
+        store,
+        progress=False,
+    )
+    # the net as far as its last snapshot
+    assert begun == ["bp"] * 3 + ["sb"] * 2 + ["fa"] * 2 + ["sb"] * 2
 
 
 @pytest.mark.parametrize("asked", [[1], [3, 1], [1, 3], [2, 4], [1, "itself"], [3, "itself", 1]])
-def test_an_upstream_trains_as_far_as_its_snapshots_are_wanted_and_goes_on_from_there(store, tmp_path, monkeypatch, asked):
-    """Each epoch once, whatever is asked for in turn; its record is that of a run without a stop."""
+def test_an_upstream_trains_as_far_as_its_snapshots_are_wanted_and_goes_on_from_there(
+    store, tmp_path, monkeypatch, asked
+):
+    """Each epoch once, whatever is asked for in turn; its record is that of a run without a
+    stop.
+    """
     upstream, begun, real = tiny("bp", epochs=4, diagnose=(1,)), [], Ensemble.run_epoch
 
     def epoch(self):
@@ -275,16 +345,22 @@ def test_an_upstream_trains_as_far_as_its_snapshots_are_wanted_and_goes_on_from_
         furthest = max(furthest, 4 if e == "itself" else e)
         assert begun == list(range(e if again else furthest))
         assert (store.get(upstream) is not None) == (furthest == 4)
-    [found], [whole] = (run([upstream], s, progress=False) for s in (store, Store(tmp_path / "whole")))
+    [found], [whole] = (
+        run([upstream], s, progress=False) for s in (store, Store(tmp_path / "whole"))
+    )
     assert found.checksum == whole.checksum
 
 
 def test_a_run_in_which_nothing_learns_still_measures(store):
-    still = tiny("sb", upstream=tiny("bp"), upstream_epoch=2, train_net=False, options={"freeze_after": 0})
+    still = tiny(
+        "sb", upstream=tiny("bp"), upstream_epoch=2, train_net=False, options={"freeze_after": 0}
+    )
     (record,) = run([still], store, progress=False)
     assert record.status == "complete" and len(record.final["gamma"]) == record.config.depth + 1
 
 
 def test_an_upstream_run_is_of_the_same_images():
     with pytest.raises(ValueError, match="upstream.*digits|digits.*upstream"):
-        RunConfig("fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1)
+        RunConfig(
+            "fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1
+        )

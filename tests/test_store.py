@@ -29,23 +29,31 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["faeval_core", "torch._dynamo"])
 
 
-# -- identity -----------------------------------------------------------------------------------------------------------
+# -- identity
 
 
 def test_identity_is_of_the_values_that_differ_from_the_defaults():
-    """Spelling out defaults, the order of options and of epochs, and int for float change nothing."""
+    """Spelling out defaults, the order of options and of epochs, and int for float change
+    nothing.
+    """
     short, told = RunConfig("dfa"), RunConfig(**RunConfig("dfa").to_dict())
     assert short.id == told.id and short == told and hash(short) == hash(told)
     assert RunConfig("dfa", options={"feedback_scale": 1.0}).id == short.id
     assert RunConfig("bp", lr=1, penalty=0).id == RunConfig("bp", lr=1.0).id
     assert RunConfig("bp", diagnose=(5, 1, 5, 100)).id == RunConfig("bp", diagnose=(1, 5)).id
-    assert RunConfig.from_dict(json.loads(json.dumps(dict(reversed(short.to_dict().items()))))) == short
-    partial = {"method": "dfa", "seed": 42}  # as an older record may be, from before a field existed
+    assert (
+        RunConfig.from_dict(json.loads(json.dumps(dict(reversed(short.to_dict().items())))))
+        == short
+    )
+    # as an older record may be, from before a field existed
+    partial = {"method": "dfa", "seed": 42}
     assert RunConfig.from_dict(partial) == short
 
 
 def test_a_record_from_before_a_field_existed_is_still_read(store):
-    """A new field keeps the identity of what was run without it, and the checksum is that of the text as it was written."""
+    """A new field keeps the identity of what was run without it, and the checksum is that of the
+    text as it was written.
+    """
     made = record()
     path = store.put(made)
     raw = json.loads(path.read_text(encoding="utf-8"))
@@ -59,19 +67,52 @@ def test_a_record_from_before_a_field_existed_is_still_read(store):
 def test_every_field_changes_the_identity(monkeypatch):
     up = RunConfig("bp", epochs=9)
     changes = {
-        "method": "fa", "dataset": "digits", "width": 8, "depth": 2, "terminal_ln": False, "residual": False, "seed": 1,
-        "epochs": 5, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.5,
-        "schedule": "constant", "augment": False, "labels": "random", "embedding": "init", "credit_norm": "batch_rms",
-        "norm_embedding": False, "credit_level": "input", "precision": "bf16",
-        "penalty": 0.1, "penalty_h0": 0.1, "penalty_reduction": "mean", "options": {"feedback_scale": 2.0}, "diagnose": (1,),
-        "upstream": up, "upstream_epoch": 1, "rule": "cosine", "eta": 0.3, "clip": 1.0, "train_net": False, "exploit": True,
+        "method": "fa",
+        "dataset": "digits",
+        "width": 8,
+        "depth": 2,
+        "terminal_ln": False,
+        "residual": False,
+        "seed": 1,
+        "epochs": 5,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "weight_decay": 0.0,
+        "momentum": 0.5,
+        "schedule": "constant",
+        "augment": False,
+        "labels": "random",
+        "embedding": "init",
+        "credit_norm": "batch_rms",
+        "norm_embedding": False,
+        "credit_level": "input",
+        "precision": "bf16",
+        "penalty": 0.1,
+        "penalty_h0": 0.1,
+        "penalty_reduction": "mean",
+        "options": {"feedback_scale": 2.0},
+        "diagnose": (1,),
+        "upstream": up,
+        "upstream_epoch": 1,
+        "rule": "cosine",
+        "eta": 0.3,
+        "clip": 1.0,
+        "train_net": False,
+        "exploit": True,
         "model": "studentnet",
         "model_options": {"alpha": 0.5},
-    }  # fmt: skip
+    }
     assert set(changes) == set(RunConfig("dfa").to_dict())
     made, plain = [RunConfig("dfa")], RunConfig("dfa").id
     for k, v in changes.items():
-        extra = {"upstream_epoch": 2} if k == "upstream" else {"upstream": up} if k == "upstream_epoch" else {}
+        extra = (
+            {"upstream_epoch": 2}
+            if k == "upstream"
+            else {"upstream": up}
+            if k == "upstream_epoch"
+            else {}
+        )
         extra |= {"model": "studentnet"} if k == "model_options" else {}
         made.append(RunConfig(**{"method": "dfa", k: v, **extra}))
     made.append(RunConfig("dfa", upstream=up.with_(seed=2), upstream_epoch=1))
@@ -87,22 +128,50 @@ def test_every_field_changes_the_identity(monkeypatch):
         ({"model": "resmpl"}, "unknown model 'resmpl'; did you mean 'resmlp'"),
         ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'.*adamw, sgd"),
         ({"embedding": "exactly"}, "did you mean 'exact'.*exact, init, rule"),
-        ({"credit_norm": "rms"}, "unknown credit_norm 'rms'.*batch_rms, raw, sample_rms, sample_rms_g"),
-        ({"options": {"feedback_scal": 2}}, "option of method 'dfa' 'feedback_scal'; did you mean 'feedback_scale'"),
-        ({"method": "bp", "options": {"feedback_scale": 2}}, "option of method 'bp' 'feedback_scale'"),
+        (
+            {"credit_norm": "rms"},
+            ("unknown credit_norm 'rms'.*batch_rms, raw, sample_rms, sample_rms_g"),
+        ),
+        (
+            {"options": {"feedback_scal": 2}},
+            "option of method 'dfa' 'feedback_scal'; did you mean 'feedback_scale'",
+        ),
+        (
+            {"method": "bp", "options": {"feedback_scale": 2}},
+            "option of method 'bp' 'feedback_scale'",
+        ),
         ({"lr": -1e-3}, "lr must be a finite number of at least 0, not -0.001"),
-        ({"lr": float("nan")}, "lr must be a finite number"), ({"penalty": float("inf")}, "penalty must be a finite number"),
-        ({"lr": "fast"}, "lr must be .*not 'fast'"), ({"weight_decay": True}, "weight_decay must be .*not True"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"), ({"epochs": 2.5}, "epochs must be .*not 2.5"),
-        ({"width": "64"}, "width must be .*not '64'"), ({"depth": True}, "depth must be .*not True"),
+        ({"lr": float("nan")}, "lr must be a finite number"),
+        ({"penalty": float("inf")}, "penalty must be a finite number"),
+        ({"lr": "fast"}, "lr must be .*not 'fast'"),
+        ({"weight_decay": True}, "weight_decay must be .*not True"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"epochs": 2.5}, "epochs must be .*not 2.5"),
+        ({"width": "64"}, "width must be .*not '64'"),
+        ({"depth": True}, "depth must be .*not True"),
         ({"epochs": 5, "diagnose": (6,)}, r"diagnose names epochs \[6\] outside 0..5"),
-        ({"upstream": RunConfig("bp", epochs=3), "upstream_epoch": 4}, "upstream_epoch 4 is outside 1..3"),
-        ({"method": "frozen", "penalty": 0.1}, "'frozen' does not train its blocks, so penalty must be 0"),
-        ({"method": "bp", "credit_norm": "sample_rms"}, "'bp' has no credit for credit_norm='sample_rms' to change; 'oracle'"),
-        ({"method": "bp", "norm_embedding": False}, "'bp' has no credit for norm_embedding=False to change"),
-        ({"method": "frozen", "embedding": "shared"}, "'frozen' has no credit for embedding='shared' to change"),
+        (
+            {"upstream": RunConfig("bp", epochs=3), "upstream_epoch": 4},
+            "upstream_epoch 4 is outside 1..3",
+        ),
+        (
+            {"method": "frozen", "penalty": 0.1},
+            "'frozen' does not train its blocks, so penalty must be 0",
+        ),
+        (
+            {"method": "bp", "credit_norm": "sample_rms"},
+            "'bp' has no credit for credit_norm='sample_rms' to change; 'oracle'",
+        ),
+        (
+            {"method": "bp", "norm_embedding": False},
+            "'bp' has no credit for norm_embedding=False to change",
+        ),
+        (
+            {"method": "frozen", "embedding": "shared"},
+            "'frozen' has no credit for embedding='shared' to change",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_is_named_with_the_right_ones(values, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**{"method": "dfa", **values})
@@ -117,24 +186,32 @@ def test_a_misspelt_field_or_dataset_is_named(store):
         runs.resolve_device("gpu0")
 
 
-# -- records ------------------------------------------------------------------------------------------------------------
+# -- records
 
 
 def record(loss=0.5, status="complete", **changes):
     curves = {"test_acc": [0.1, 0.2], "train_loss": [loss, 1e-11]}
-    return RunRecord(tiny("dfa", **changes), status, curves, {"2": {"rho": [None, 1.0]}}, None, {"seconds": 1.0})
+    return RunRecord(
+        tiny("dfa", **changes), status, curves, {"2": {"rho": [None, 1.0]}}, None, {"seconds": 1.0}
+    )
 
 
 def test_record_round_trip(store):
     made = record(upstream=tiny("bp"), upstream_epoch=1, diagnose=(0, 1))
     path = store.put(made)
     found = store.get(made.config)
-    assert found == made and found.checksum == made.checksum and found.accuracy == 0.2 and store.all() == [made]
+    assert (
+        found == made
+        and found.checksum == made.checksum
+        and found.accuracy == 0.2
+        and store.all() == [made]
+    )
     raw = json.loads(path.read_text(encoding="utf-8"))
     assert raw["id"] == made.config.id == path.stem and raw["config"]["width"] == 12
     assert record(status="diverged").accuracy is None
     made.provenance = {"seconds": 99.0}
-    assert made.checksum == found.checksum and record(loss=0.6).checksum != found.checksum  # timing is no science
+    # timing is no science
+    assert made.checksum == found.checksum and record(loss=0.6).checksum != found.checksum
 
 
 def test_nan_is_refused_and_rounding_makes_it_undefined(store):
@@ -143,8 +220,9 @@ def test_nan_is_refused_and_rounding_makes_it_undefined(store):
             store.put(record(loss=bad))
         assert not list(store.root.rglob("*.json*"))
     assert rounded({"a": [math.nan, math.inf, 1 / 3, -1e-11], "b": (1, "x", None)}) == {
-        "a": [None, None, 0.3333333, -1e-11], "b": [1, "x", None],
-    }  # fmt: skip
+        "a": [None, None, 0.3333333, -1e-11],
+        "b": [1, "x", None],
+    }
 
 
 def test_a_damaged_record_is_recomputed_with_a_warning(store):
@@ -157,8 +235,16 @@ def test_a_damaged_record_is_recomputed_with_a_warning(store):
     run([cfg.with_(seed=9)], store, progress=False)
     nested = "[" * 100_000
     for damage in (
-        whole[: len(whole) // 2], "", "[]", "null", "{}", whole[:-9] + "\xff", json.dumps(wrong), nested, '{"config": ' + nested,
-    ):  # fmt: skip
+        whole[: len(whole) // 2],
+        "",
+        "[]",
+        "null",
+        "{}",
+        whole[:-9] + "\xff",
+        json.dumps(wrong),
+        nested,
+        '{"config": ' + nested,
+    ):
         path.write_bytes(damage.encode("latin1"))
         with pytest.warns(UserWarning, match="counts as missing") as told:
             again = run([cfg], store, progress=False)[0]
@@ -186,12 +272,27 @@ def resigned(path, change):
 @pytest.mark.parametrize(
     "change, told",
     [
-        (lambda raw: raw["config"].update(colour="red"), "does not understand its config .*unknown run parameter 'colour'"),
-        (lambda raw: raw["config"]["options"].update(depth=3), "does not understand its config .*option of method 'dfa' 'depth'"),
-        (lambda raw: raw["config"].update(labels="noisy"), "does not understand its config .*unknown labels 'noisy'"),
-        (lambda raw: raw.update(energy=[1.0]), r"parts that this version of faeval does not know \(energy\)"),
+        (
+            lambda raw: raw["config"].update(colour="red"),
+            "does not understand its config .*unknown run parameter 'colour'",
+        ),
+        (
+            lambda raw: raw["config"]["options"].update(depth=3),
+            "does not understand its config .*option of method 'dfa' 'depth'",
+        ),
+        (
+            lambda raw: raw["config"].update(labels="noisy"),
+            "does not understand its config .*unknown labels 'noisy'",
+        ),
+        (
+            lambda raw: raw.update(energy=[1.0]),
+            r"parts that this version of faeval does not know \(energy\)",
+        ),
         (lambda raw: raw["config"].update(width=13), "it belongs to another config"),
-        (lambda raw: raw["provenance"].update(dataset_fingerprint="f00"), "images of 'blobs' with fingerprint f00, others"),
+        (
+            lambda raw: raw["provenance"].update(dataset_fingerprint="f00"),
+            "images of 'blobs' with fingerprint f00, others",
+        ),
     ],
 )
 def test_a_record_of_something_else_is_neither_used_nor_replaced(store, change, told, monkeypatch):
@@ -202,17 +303,28 @@ def test_a_record_of_something_else_is_neither_used_nor_replaced(store, change, 
     kept = resigned(path, change)
     way_out = "use another results folder, or move it away to train it anew"
     monkeypatch.setattr(runs, "_train_wave", None)  # nothing is trained in vain
-    for act in (lambda: run([cfg], store), lambda: store.get(cfg), lambda: store.has(cfg), lambda: store.put(made)):
-        with pytest.raises(RecordRefused, match=f"{path.name} is not used, nor replaced: .*{told}.*; {way_out}"):
+    for act in (
+        lambda: run([cfg], store),
+        lambda: store.get(cfg),
+        lambda: store.has(cfg),
+        lambda: store.put(made),
+    ):
+        with pytest.raises(
+            RecordRefused, match=f"{path.name} is not used, nor replaced: .*{told}.*; {way_out}"
+        ):
             act()
     found, left = store.survey()
     assert found == [] and sum(left.values()) == 1 and path.read_bytes() == kept
 
 
-@pytest.mark.parametrize("name, act", [
-    ("datasets.json", lambda store, cfg: store.get(cfg)), ("rules.json", lambda store, cfg: store.adopt([cfg])),
-    ("datasets.json", lambda store, cfg: run([cfg.with_(seed=3)], store, progress=False)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, act",
+    [
+        ("datasets.json", lambda store, cfg: store.get(cfg)),
+        ("rules.json", lambda store, cfg: store.adopt([cfg])),
+        ("datasets.json", lambda store, cfg: run([cfg.with_(seed=3)], store, progress=False)),
+    ],
+)
 @pytest.mark.parametrize("content", ["", "{", "[]", "<<<<<<< ours\n{}", "[" * 100_000])
 def test_a_damaged_table_of_the_store_is_named(store, name, act, content):
     """And no record is made anew for it."""
@@ -225,9 +337,14 @@ def test_a_damaged_table_of_the_store_is_named(store, name, act, content):
 
 @pytest.fixture(scope="module")
 def small_files(tmp_path_factory):
-    """(store, config, bytes of its record, record, path of a checkpoint, its bytes, tensors, meta), for flips of bits."""
+    """(store, config, bytes of its record, record, path of a checkpoint, its bytes, tensors, meta),
+    for flips of bits.
+    """
     store, made = Store(tmp_path_factory.mktemp("flips")), record()
-    path, tensors = store.checkpoint_path(made.config), {"param/a": torch.randn(3), "opt/a": torch.tensor(5.0)}
+    path, tensors = (
+        store.checkpoint_path(made.config),
+        {"param/a": torch.randn(3), "opt/a": torch.tensor(5.0)},
+    )
     progress = {"curves": {"test_acc": [0.25, 0.5]}, "diagnostics": {}, "seconds": 1.5}
     store.save_tensors(path, tensors, {"epoch": 2, "progress": progress})
     meta = store.load_tensors(path)[1]
@@ -268,7 +385,11 @@ def test_a_checkpoint_from_before_headers_were_covered_is_made_anew_and_a_snapsh
     for meta, kept in (({"epoch": 2, "progress": {}}, False), ({"epoch": 2}, True)):
         path = store.snapshot_path(tiny(), 2)
         publish_tensors(path, tensors, meta | {"digest": store_module._digest(tensors)})
-        with nullcontext() if kept else pytest.warns(UserWarning, match="is damaged and is made anew"):
+        with (
+            nullcontext()
+            if kept
+            else pytest.warns(UserWarning, match="is damaged and is made anew")
+        ):
             assert (store.load_tensors(path) is not None) == kept
 
 
@@ -278,7 +399,9 @@ def test_images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for(store, bl
     copy = dataclasses.replace(blobs)
     assert copy.fingerprint == copy.fingerprint and hashed == ["images"]
     path, real = store.snapshot_path(tiny(), 2), store_module._digest
-    monkeypatch.setattr(store_module, "_digest", lambda tensors: hashed.append("tensors") or real(tensors))
+    monkeypatch.setattr(
+        store_module, "_digest", lambda tensors: hashed.append("tensors") or real(tensors)
+    )
     assert not store.has_tensors(path)
     store.save_tensors(path, {"a": torch.ones(2)}, {"epoch": 2})
     hashed.clear()
@@ -290,7 +413,9 @@ def test_images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for(store, bl
 
 
 def test_datasets_that_are_new_at_the_same_time_are_all_noted(store, blobs, monkeypatch):
-    """The first of them writes what it has read once the others have asked for the lock, or have written without it."""
+    """The first of them writes what it has read once the others have asked for the lock, or have
+    written without it.
+    """
     publish_json, lock, asked, others = store_module.publish_json, Store.lock, [], threading.Event()
 
     def came():
@@ -312,7 +437,9 @@ def test_datasets_that_are_new_at_the_same_time_are_all_noted(store, blobs, monk
     several = [dataclasses.replace(blobs, name=f"blobs{i}") for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(store.check_dataset, several))
-    assert json.loads((store.root / "datasets.json").read_text(encoding="utf-8")) == {d.name: d.fingerprint for d in several}
+    assert json.loads((store.root / "datasets.json").read_text(encoding="utf-8")) == {
+        d.name: d.fingerprint for d in several
+    }
 
 
 def test_reading_never_trains(store, monkeypatch):
@@ -327,7 +454,7 @@ def test_reading_never_trains(store, monkeypatch):
     assert run([cfg], store) == made
 
 
-# -- tensors ------------------------------------------------------------------------------------------------------------
+# -- tensors
 
 
 def test_tensors_round_trip_and_damage_is_seen(store):
@@ -337,7 +464,11 @@ def test_tensors_round_trip_and_damage_is_seen(store):
     store.save_tensors(path, tensors, {"epoch": 3})
     found, meta = store.load_tensors(path)
     assert store.load_tensors(path, only_meta=True) == ({}, meta)
-    assert meta["epoch"] == 3 and all(torch.equal(found[k], v) for k, v in tensors.items()) and len(found) == 2
+    assert (
+        meta["epoch"] == 3
+        and all(torch.equal(found[k], v) for k, v in tensors.items())
+        and len(found) == 2
+    )
     whole = path.read_bytes()
     for damage in (whole[:-1], whole[:40], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(damage)
@@ -362,7 +493,9 @@ def interrupt(configs, store, monkeypatch, at):
 
 
 def test_a_damaged_checkpoint_costs_only_time(store, tmp_path, monkeypatch):
-    """One member's checkpoint is cut short: it starts over, the other continues, and both records are as ever."""
+    """One member's checkpoint is cut short: it starts over, the other continues, and both records
+    are as ever.
+    """
     configs = [tiny("fa", epochs=3, seed=s) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
     interrupt(configs, store, monkeypatch, at=2)
@@ -373,11 +506,13 @@ def test_a_damaged_checkpoint_costs_only_time(store, tmp_path, monkeypatch):
     assert [r.checksum for r in found] == [r.checksum for r in whole]
 
 
-# -- kill -9 and races --------------------------------------------------------------------------------------------------
+# -- kill -9 and races
 
 
 def test_publishing_survives_kill_9(tmp_path):
-    """Killed before any of the calls on files that it makes, from the first to the last, the file is one whole version."""
+    """Killed before any of the calls on files that it makes, from the first to the last, the file
+    is one whole version.
+    """
     path, versions = tmp_path / "record.json", [{"i": i, "body": [i] * 1000} for i in range(2)]
     publish_json(path, versions[0])
     for call in itertools.count(1):
@@ -396,7 +531,9 @@ def test_publishing_survives_kill_9(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     """A full disk at the flush."""
     path = publish(tmp_path / "a.json", "old")
-    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         publish(path, "new")
     assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
@@ -406,30 +543,48 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 def whole(tmp_path_factory):
     """Two configs and their records from an uninterrupted run."""
     configs = [tiny("dfa", epochs=3, seed=s) for s in (1, 2)]
-    return configs, [r.checksum for r in run(configs, Store(tmp_path_factory.mktemp("whole")), progress=False)]
+    return configs, [
+        r.checksum for r in run(configs, Store(tmp_path_factory.mktemp("whole")), progress=False)
+    ]
 
 
-# Files of these two runs appear in this order: 1 the datasets' fingerprints; 2-3 and 4-5 checkpoints of epochs 1 and 2;
-# 6 weights and 7 record of the first run, 8 and 9 those of the second.
-@pytest.mark.parametrize("die_before, count", [("step", 5), ("step", 17)] + [("replace", n) for n in (1, 2, 3, 5, 6, 7, 8, 9)])
+# Files of these two runs appear in this order: 1 the datasets' fingerprints; 2-3 and 4-5
+# checkpoints of epochs 1 and 2; 6 weights and 7 record of the first run, 8 and 9 those of the
+# second.
+@pytest.mark.parametrize(
+    "die_before, count",
+    [("step", 5), ("step", 17)] + [("replace", n) for n in (1, 2, 3, 5, 6, 7, 8, 9)],
+)
 def test_training_survives_kill_9(store, home, whole, die_before, count):
-    """Killed in a step, or with a file written but not yet in place, the next process gives the uninterrupted records."""
+    """Killed in a step, or with a file written but not yet in place, the next process gives the
+    uninterrupted records.
+    """
     configs, wanted = whole
-    process = PROCESSES.Process(target=victims.train, args=(configs, store.root, home, die_before, count))
+    process = PROCESSES.Process(
+        target=victims.train, args=(configs, store.root, home, die_before, count)
+    )
     process.start()
     process.join()
     assert process.exitcode == -9
-    assert [store.get(c) is not None for c in configs] == [die_before == "replace" and count > n for n in (7, 9)]
-    kept = count == 17 if die_before == "step" else 2 < count < 8  # of the first run, until its record is there
+    assert [store.get(c) is not None for c in configs] == [
+        die_before == "replace" and count > n for n in (7, 9)
+    ]
+    # of the first run, until its record is there
+    kept = count == 17 if die_before == "step" else 2 < count < 8
     assert store.checkpoint_path(configs[0]).exists() == kept
     assert [r.checksum for r in run(configs, store, progress=False)] == wanted
 
 
 def test_two_processes_may_race_on_one_key(store, home, whole, tmp_path):
-    """Both ask for the same runs at once: both end well, with the same records, and no epoch is trained twice."""
+    """Both ask for the same runs at once: both end well, with the same records, and no epoch is
+    trained twice.
+    """
     configs, wanted = whole
     both, begun = PROCESSES.Barrier(2), tmp_path / "begun"
-    racers = [PROCESSES.Process(target=victims.race, args=(order, store.root, home, both, begun)) for order in (configs, configs)]
+    racers = [
+        PROCESSES.Process(target=victims.race, args=(order, store.root, home, both, begun))
+        for order in (configs, configs)
+    ]
     for process in racers:
         process.start()
     for process in racers:
@@ -437,5 +592,9 @@ def test_two_processes_may_race_on_one_key(store, home, whole, tmp_path):
         assert process.exitcode == 0
     assert [store.get(c).checksum for c in configs] == wanted
     assert not any(store.checkpoint_path(c).exists() for c in configs)
-    members = [seed for line in begun.read_text(encoding="utf-8").splitlines() for seed in json.loads(line.split(" of ")[1])]
+    members = [
+        seed
+        for line in begun.read_text(encoding="utf-8").splitlines()
+        for seed in json.loads(line.split(" of ")[1])
+    ]
     assert sorted(members) == [1] * 3 + [2] * 3

@@ -1,4 +1,6 @@
-"""The ensemble engine against an ordinary PyTorch script, and against itself: alone, in company, batched by vmap."""
+"""The ensemble engine against an ordinary PyTorch script, and against itself: alone, in company,
+batched by vmap.
+"""
 
 import math
 import shutil
@@ -25,7 +27,7 @@ SOLO = [  # what may differ inside one ensemble
 ]
 
 
-# -- an independent script ----------------------------------------------------------------------------------------------
+# -- an independent script
 
 
 class Block(nn.Module):
@@ -49,14 +51,19 @@ class Net(nn.Module):
 
 
 def script_batches(cfg, pixels, epoch):
-    """Batches of one epoch from the images themselves: pad, crop, flip and normalise one image at a time."""
+    """Batches of one epoch from the images themselves: pad, crop, flip and normalise one image at a
+    time.
+    """
     images = pixels.data
     order, dys, dxs, flips = pixels.draws(cfg.seed, epoch, cfg.augment)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.mean, images.std))  # in torch's default type, as all here
+    # in torch's default type, as all here
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.mean, images.std))
     for i in range(0, len(order) - cfg.batch_size + 1, cfg.batch_size):
         xs = []
         for j in range(i, i + cfg.batch_size):
-            image = F.pad(images.train_x[order[j]], (4, 4, 4, 4))[:, dys[j] : dys[j] + 8, dxs[j] : dxs[j] + 8]
+            image = F.pad(images.train_x[order[j]], (4, 4, 4, 4))[
+                :, dys[j] : dys[j] + 8, dxs[j] : dxs[j] + 8
+            ]
             image = torch.flip(image, (2,)) if flips[j] else image
             xs.append((image / 255 - mean) / std)
         yield torch.stack(xs), images.train_y[order[i : i + cfg.batch_size]]
@@ -77,7 +84,8 @@ def script_credit(cfg, net, feedback, h, logits, y):
 
 
 def script(cfg, pixels, start=None):
-    """Weights after training by a plain loop: one torch optimiser and one torch scheduler per block.
+    """Weights after training by a plain loop: one torch optimiser and one torch scheduler per
+    block.
 
     start: initial (params, state), of the run's own where None.
     """
@@ -88,11 +96,21 @@ def script(cfg, pixels, start=None):
     trained = [p for p in parts if not (cfg.method.startswith("frozen") and isinstance(p, Block))]
     trained = [p for p in trained if not (cfg.embedding == "init" and p is torch_net.embed)]
     if cfg.optimizer == "adamw":
-        optimisers = [torch.optim.AdamW(p.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay) for p in trained]
+        optimisers = [
+            torch.optim.AdamW(p.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
+            for p in trained
+        ]
     else:
         wd, mu = cfg.weight_decay, cfg.momentum
-        optimisers = [torch.optim.SGD(p.parameters(), lr=cfg.lr, weight_decay=wd, momentum=mu) for p in trained]
-    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, cfg.epochs) for o in optimisers if cfg.schedule == "cosine"]
+        optimisers = [
+            torch.optim.SGD(p.parameters(), lr=cfg.lr, weight_decay=wd, momentum=mu)
+            for p in trained
+        ]
+    schedulers = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(o, cfg.epochs)
+        for o in optimisers
+        if cfg.schedule == "cosine"
+    ]
     for epoch in range(cfg.epochs):
         for x, y in script_batches(cfg, pixels, epoch):
             torch_net.zero_grad()
@@ -114,8 +132,11 @@ def script(cfg, pixels, start=None):
                 if cfg.embedding == "rule":
                     (h0 * a[0].detach()).sum(1).mean().backward()
                 for l, f in enumerate(fs):
-                    ((f * a[l + 1].detach()).sum(1) + cfg.penalty * f.pow(2).sum(1)).mean().backward()
-                if cfg.method == "fa":  # the credit's own graph leaves a gradient on the readout; it is not used
+                    (
+                        (f * a[l + 1].detach()).sum(1) + cfg.penalty * f.pow(2).sum(1)
+                    ).mean().backward()
+                # the credit's own graph leaves a gradient on the readout; it is not used
+                if cfg.method == "fa":
                     assert a[-1].requires_grad is False
             for block in torch_net.blocks if cfg.clip else ():
                 torch.nn.utils.clip_grad_norm_(block.parameters(), cfg.clip)
@@ -139,19 +160,28 @@ def trained(configs, pixels, **kwargs):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "bp"}, {"method": "frozen"}, {"method": "frozen_dfa"}, {"method": "dfa"}, {"method": "fa"},
-        {"method": "bp", "penalty": 1e-2}, {"method": "dfa", "penalty": 1e-2, "embedding": "init"},
+        {"method": "bp"},
+        {"method": "frozen"},
+        {"method": "frozen_dfa"},
+        {"method": "dfa"},
+        {"method": "fa"},
+        {"method": "bp", "penalty": 1e-2},
+        {"method": "dfa", "penalty": 1e-2, "embedding": "init"},
         {"method": "fa", "credit_norm": "sample_rms", "schedule": "constant", "augment": False},
-        {"method": "bp", "optimizer": "sgd", "lr": 0.05}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01},
+        {"method": "bp", "optimizer": "sgd", "lr": 0.05},
+        {"method": "dfa", "optimizer": "sgd", "lr": 0.01},
         {"method": "dfa", "optimizer": "sgd", "lr": 0.1, "clip": 0.2},
         {"method": "bp", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0},
     ],
     ids=lambda c: "-".join(map(str, c.values())),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("driver", ["loop", "vmap"])
 def test_twenty_steps_equal_a_plain_torch_script(pixels64, changes, driver):
     cfg = tiny(**changes)
-    found, start = trained([cfg], pixels64, driver=driver)[0], initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0]
+    found, start = (
+        trained([cfg], pixels64, driver=driver)[0],
+        initial(cfg, build(cfg, (3, 8, 8), 4)[0])[0],
+    )
     wanted = script(cfg, pixels64)
     assert apart(found, wanted) < ROUNDING
     moved = [k for k in wanted if not torch.equal(wanted[k], start[k])]
@@ -159,40 +189,59 @@ def test_twenty_steps_equal_a_plain_torch_script(pixels64, changes, driver):
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("changes", [{"method": "bp"}, {"method": "fa"}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "bp"}, {"method": "fa"}, {"method": "dfa", "optimizer": "sgd", "lr": 0.01}],
+)
 @pytest.mark.parametrize("driver", ["loop", "vmap"])
 def test_float32_is_as_far_from_float64_as_a_plain_torch_script(pixels, changes, driver):
     """From the same initial values; within one digit, as sums are taken in another order."""
     cfg = tiny(**changes)
     ours, plain = trained([cfg], pixels, driver=driver)[0], script(cfg, pixels)
-    start = [{k: v.double() for k, v in part.items()} for part in initial(cfg, build(cfg, (3, 8, 8), 4)[0])]
+    start = [
+        {k: v.double() for k, v in part.items()}
+        for part in initial(cfg, build(cfg, (3, 8, 8), 4)[0])
+    ]
     with float64():
         twin = script(cfg, pixels, start)
-    assert {v.dtype for v in ours.values()} == {torch.float32} and {v.dtype for v in twin.values()} == {torch.float64}
+    assert {v.dtype for v in ours.values()} == {torch.float32} and {
+        v.dtype for v in twin.values()
+    } == {torch.float64}
     assert ROUNDING < apart(ours, twin) < 10 * apart(plain, twin) < 1e4 * UNIT32
 
 
 def has_std(draws, std):
-    """Whether the standard deviation of some draws is `std` within five of its own standard errors (fewer, if uniform)."""
+    """Whether the standard deviation of some draws is `std` within five of its own standard errors
+    (fewer, if uniform).
+    """
     return abs(draws.std().item() / std - 1) < 5 / (2 * draws.numel()) ** 0.5
 
 
 def test_initial_weights_are_torchs_defaults():
-    """Linear: U(±1/√fan_in); second block Linear N(0, 0.01²), or N(0, 0.5²) without the residual add, zero bias."""
+    """Linear: U(±1/√fan_in); second block Linear N(0, 0.01²), or N(0, 0.5²) without the residual
+    add, zero bias.
+    """
     for residual, std in ((True, 0.01), (False, 0.5)):
-        p = initial(tiny(width=64, residual=residual), build(tiny(width=64, residual=residual), (3, 8, 8), 4)[0])[0]
+        p = initial(
+            tiny(width=64, residual=residual),
+            build(tiny(width=64, residual=residual), (3, 8, 8), 4)[0],
+        )[0]
         assert has_std(p["blocks.1.fc2.weight"], std) and not p["blocks.1.fc2.bias"].any()
         for name, fan in (("embed", 192), ("blocks.0.fc1", 64), ("readout.head", 64)):
             for part in ("weight", "bias"):
                 assert p[f"{name}.{part}"].abs().max() <= fan**-0.5
             assert has_std(p[f"{name}.weight"], (3 * fan) ** -0.5)
-    feedback = initial(tiny("dfa", width=64), build(tiny("dfa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
+    feedback = initial(tiny("dfa", width=64), build(tiny("dfa", width=64), (3, 8, 8), 4)[0])[1][
+        "feedback"
+    ]
     assert feedback.shape == (4, 4, 64) and has_std(feedback, 4**-0.5)
-    feedback = initial(tiny("fa", width=64), build(tiny("fa", width=64), (3, 8, 8), 4)[0])[1]["feedback"]
+    feedback = initial(tiny("fa", width=64), build(tiny("fa", width=64), (3, 8, 8), 4)[0])[1][
+        "feedback"
+    ]
     assert feedback.shape == (3, 64, 64) and has_std(feedback, 64**-0.5)
 
 
-# -- company ------------------------------------------------------------------------------------------------------------
+# -- company
 
 
 @pytest.mark.numerical
@@ -201,7 +250,8 @@ def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels64):
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0]):
         for m, found in zip(order, trained([SOLO[m] for m in order], pixels64)):
             assert apart(found, alone[m]) < ROUNDING
-    assert all(apart(alone[0], other) > 1e-3 for other in alone[1:])  # each of the differing values has an effect
+    # each of the differing values has an effect
+    assert all(apart(alone[0], other) > 1e-3 for other in alone[1:])
 
 
 @pytest.fixture
@@ -224,8 +274,13 @@ def test_members_side_by_side_train_as_each_does_alone(pixels64, uncompiled, mem
         assert apart(ensemble.views(m), alone.views(0)) < ROUNDING
 
 
-@pytest.mark.parametrize("cores, members, workers", [(1, 3, 1), (2, 1, 1), (2, 2, 2), (2, 3, 2), (4, 3, 3), (4, 2, 1), (6, 3, 1)])
-def test_members_share_cores_that_are_fewer_than_two_for_each(pixels, uncompiled, cores, members, workers):
+@pytest.mark.parametrize(
+    "cores, members, workers",
+    [(1, 3, 1), (2, 1, 1), (2, 2, 2), (2, 3, 2), (4, 3, 3), (4, 2, 1), (6, 3, 1)],
+)
+def test_members_share_cores_that_are_fewer_than_two_for_each(
+    pixels, uncompiled, cores, members, workers
+):
     with threads(cores):
         ensemble = Ensemble(SOLO, pixels, fused=True)
         ensemble.keep(range(members))
@@ -234,7 +289,9 @@ def test_members_share_cores_that_are_fewer_than_two_for_each(pixels, uncompiled
 
 
 class Watched:
-    """The lock under which steps compile, noting whether it was taken when a second thread asked for it."""
+    """The lock under which steps compile, noting whether it was taken when a second thread asked
+    for it.
+    """
 
     def __init__(self, lock):
         self.lock, self.asked, self.taken, self.second = lock, 0, None, threading.Event()
@@ -253,13 +310,18 @@ class Watched:
 def test_members_side_by_side_run_at_once_but_for_the_step_that_compiles(pixels, uncompiled):
     """And none runs ahead of the others: three on two threads would else take as long as four.
 
-    The first of the 30 steps ends once a second thread waits for it. The others go in pairs, none of which ends before its
-    second has begun; the last is left over.
+    The first of the 30 steps ends once a second thread waits for it. The others go in pairs, none
+    of which ends before its second has begun; the last is left over.
     """
     with threads(2):
         ensemble = Ensemble(SOLO[:3], pixels, fused=True)
         real, begun = ensemble.gradient, {id(leaves): 0 for leaves in ensemble.leaves}
-        counting, pair, leads, [phase] = threading.Lock(), threading.Barrier(2), [], ensemble.compiling
+        counting, pair, leads, [phase] = (
+            threading.Lock(),
+            threading.Barrier(2),
+            [],
+            ensemble.compiling,
+        )
         ensemble.compiling[phase] = watched = Watched(ensemble.compiling[phase])
 
         def gradient(leaves, *args):
@@ -281,13 +343,18 @@ def test_members_side_by_side_run_at_once_but_for_the_step_that_compiles(pixels,
 
 
 def test_a_member_side_by_side_that_fails_stops_the_others(pixels, uncompiled):
-    """The error is the member's own, no other begins another step, and the threads are as they were.
+    """The error is the member's own, no other begins another step, and the threads are as they
+    were.
 
     Whatever step another has begun lasts until the failed member's batches are given up.
     """
     with threads(2):
         ensemble, begun, given_up = Ensemble(SOLO, pixels, fused=True), [], threading.Event()
-        real, batches, members = ensemble.gradient, ensemble.batches, {id(p): m for m, p in enumerate(ensemble.leaves)}
+        real, batches, members = (
+            ensemble.gradient,
+            ensemble.batches,
+            {id(p): m for m, p in enumerate(ensemble.leaves)},
+        )
 
         def watched(members):
             try:
@@ -314,7 +381,9 @@ def test_a_member_side_by_side_that_fails_stops_the_others(pixels, uncompiled):
 def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels64, uncompiled):
     for cores in (1, 2):
         with threads(cores):
-            few, all_of_them = (Ensemble(SOLO[:2], pixels64, fused=True).run_epoch(steps) for steps in (3, None))
+            few, all_of_them = (
+                Ensemble(SOLO[:2], pixels64, fused=True).run_epoch(steps) for steps in (3, None)
+            )
         same(few, all_of_them[:3])
         assert len(all_of_them) == 10
 
@@ -324,21 +393,47 @@ def test_the_first_steps_of_an_epoch_are_those_of_the_whole(pixels64, uncompiled
 def test_vmap_agrees_with_the_loop(pixels64, method):
     base = tiny(method, penalty_h0=1e-3, options=SMALL.get(method, {}))
     configs = [base.with_(seed=s, lr=lr) for s, lr in ((1, 1e-3), (2, 2e-3))]
-    for a, b in zip(trained(configs, pixels64, driver="loop"), trained(configs, pixels64, driver="vmap")):
+    for a, b in zip(
+        trained(configs, pixels64, driver="loop"), trained(configs, pixels64, driver="vmap")
+    ):
         assert apart(a, b) < ROUNDING
 
 
 @pytest.mark.numerical
-@pytest.mark.parametrize("method, values", [
-    ("dfa", [{"rule": "target", "eta": 0.01, "optimizer": "sgd"}, {"rule": "target", "eta": 1.0, "optimizer": "sgd"}]),
-    ("dfa", [{"clip": 0.0}, {"clip": 1e-4}]),
-    ("cb", [{"options": {"wr": 0.5, "tgw": 2.0, "noise": 0.3}}, {"options": {"temperature": 1.0, "ema": 0.5, "alpha": 0.5}}]),
-    ("vec", [{"options": {"freeze_after": 0, "last": 1}}, {"options": {"alpha": 0.3, "tw": 3.0, "fd_step": 0.1}}]),
-    ("ep", [{"options": {"beta": 0.1}}, {"options": {"step": 0.2}}]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, values",
+    [
+        (
+            "dfa",
+            [
+                {"rule": "target", "eta": 0.01, "optimizer": "sgd"},
+                {"rule": "target", "eta": 1.0, "optimizer": "sgd"},
+            ],
+        ),
+        ("dfa", [{"clip": 0.0}, {"clip": 1e-4}]),
+        (
+            "cb",
+            [
+                {"options": {"wr": 0.5, "tgw": 2.0, "noise": 0.3}},
+                {"options": {"temperature": 1.0, "ema": 0.5, "alpha": 0.5}},
+            ],
+        ),
+        (
+            "vec",
+            [
+                {"options": {"freeze_after": 0, "last": 1}},
+                {"options": {"alpha": 0.3, "tw": 3.0, "fd_step": 0.1}},
+            ],
+        ),
+        ("ep", [{"options": {"beta": 0.1}}, {"options": {"step": 0.2}}]),
+    ],
+)
 def test_members_of_mixed_values_equal_their_solo_runs(pixels64, method, values):
     small = SMALL.get(method, {})
-    configs = [tiny(method, seed=s, **v | {"options": small | v.get("options", {})}) for s, v in enumerate(values)]
+    configs = [
+        tiny(method, seed=s, **v | {"options": small | v.get("options", {})})
+        for s, v in enumerate(values)
+    ]
     together = trained(configs, pixels64)
     for c, found in zip(configs, together):
         assert apart(found, trained([c], pixels64)[0]) < ROUNDING
@@ -346,15 +441,33 @@ def test_members_of_mixed_values_equal_their_solo_runs(pixels64, method, values)
     assert apart(together[1], default) > 100 * ROUNDING  # the value has an effect
 
 
-@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("cores, driver, changes", [
-    (1, "loop", {"method": "dfa"}), (2, "loop", {"method": "dfa"}), (1, "vmap", {"method": "dfa"}),
-    (2, "loop", {"method": "cb", "options": {"wr": 0.5, "hidden": 16, "layers": 1, "K": 2}}),
-])  # fmt: skip
-def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels64, cores, driver, changes, recwarn, monkeypatch):
-    """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own; side by side where there are cores."""
-    configs, compile, made = [tiny(seed=s, depth=1, **changes) for s in (1, 2, 3)], torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: made.append(args) or compile(*args, **kwargs))
+@pytest.mark.skipif(
+    not shutil.which("g++") and not shutil.which("clang++"),
+    reason="torch.compile needs a C++ compiler",
+)
+@pytest.mark.parametrize(
+    "cores, driver, changes",
+    [
+        (1, "loop", {"method": "dfa"}),
+        (2, "loop", {"method": "dfa"}),
+        (1, "vmap", {"method": "dfa"}),
+        (2, "loop", {"method": "cb", "options": {"wr": 0.5, "hidden": 16, "layers": 1, "K": 2}}),
+    ],
+)
+def test_a_compiled_gradient_agrees_with_the_uncompiled_one(
+    pixels64, cores, driver, changes, recwarn, monkeypatch
+):
+    """Over 20 steps, for the Credit Bridge across the change from DFA's credit to its own; side by
+    side where there are cores.
+    """
+    configs, compile, made = (
+        [tiny(seed=s, depth=1, **changes) for s in (1, 2, 3)],
+        torch.compile,
+        [],
+    )
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, **kwargs: made.append(args) or compile(*args, **kwargs)
+    )
     with threads(cores):
         found = trained(configs, pixels64, driver=driver, fused=True)
     for a, b in zip(found, trained(configs, pixels64)):
@@ -363,8 +476,12 @@ def test_a_compiled_gradient_agrees_with_the_uncompiled_one(pixels64, cores, dri
 
 
 @pytest.mark.parametrize("rounds", [False, True])
-@pytest.mark.parametrize("precision, fused", [("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)])
-def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels, monkeypatch, rounds, precision, fused):
+@pytest.mark.parametrize(
+    "precision, fused", [("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)]
+)
+def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(
+    pixels, monkeypatch, rounds, precision, fused
+):
     monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     ensemble, seen = Ensemble([tiny("dfa", precision=precision)], pixels, fused=fused), []
@@ -376,18 +493,28 @@ def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(pixels
 
     monkeypatch.setattr(METHODS["dfa"], "surrogate", noted)
     ensemble.run_epoch()
-    assert {p == "bf16" for p in seen} == {ensemble.onednn} == {rounds if precision == "bf16" else fused and not rounds}
+    assert (
+        {p == "bf16" for p in seen}
+        == {ensemble.onednn}
+        == {rounds if precision == "bf16" else fused and not rounds}
+    )
 
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
 def test_onednn_is_found_to_round_where_it_does(default):
-    """Its product is by far the nearest to that in float64 of the operands rounded to 8 bits, or else of them as they are."""
+    """Its product is by far the nearest to that in float64 of the operands rounded to 8 bits, or
+    else of them as they are.
+    """
     onednn_rounds.cache_clear()
     a, b = (torch.randn(128, 128, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     with float64() if default == torch.float64 else nullcontext():
         onednn_rounds()  # finds the same, and keeps it
-    found, exact, rounded = by_onednn(torch.mm)(a, b), a.double() @ b.double(), a.bfloat16().double() @ b.bfloat16().double()
+    found, exact, rounded = (
+        by_onednn(torch.mm)(a, b),
+        a.double() @ b.double(),
+        a.bfloat16().double() @ b.bfloat16().double(),
+    )
     to_exact, to_rounded = (found - exact).norm(), (found - rounded).norm()
     assert to_rounded < 0.01 * to_exact if onednn_rounds() else to_exact < 0.01 * to_rounded
 
@@ -395,7 +522,8 @@ def test_onednn_is_found_to_round_where_it_does(default):
 @pytest.mark.numerical
 @pytest.mark.parametrize("method", ["bp", "dfa", "fa", "sb"])
 def test_bf16_products_move_the_gradient_by_their_rounding_alone(pixels, method):
-    """Float32 has 16 bits more, so that it is so much nearer to float64; autocast leaves bfloat16 between products, too.
+    """Float32 has 16 bits more, so that it is so much nearer to float64; autocast leaves bfloat16
+    between products, too.
 
     Weights, their updates and the diagnostics stay float32.
     """
@@ -405,11 +533,18 @@ def test_bf16_products_move_the_gradient_by_their_rounding_alone(pixels, method)
         x, y = next(ensemble.batches())
         state = {k: v[0] for k, v in ensemble.state.items()}
         grads.append(ensemble.gradient(ensemble.leaves[0], ensemble.fixed[0], state, x[0], y[0])[0])
-    values = ({k: v.double() for k, v in part.items()} for part in (ensemble.leaves[0], ensemble.fixed[0], state))
+    values = (
+        {k: v.double() for k, v in part.items()}
+        for part in (ensemble.leaves[0], ensemble.fixed[0], state)
+    )
     with float64():
         exact, _ = Ensemble([tiny(method)], pixels).gradient(*values, x[0].double(), y[0])
-    full, half = (max(((found[k] - v).norm() / v.norm()).item() for k, v in exact.items()) for found in grads)
-    assert 2**8 * full < half < 2**18 * full and all(v.dtype == torch.float32 for v in grads[1].values())
+    full, half = (
+        max(((found[k] - v).norm() / v.norm()).item() for k, v in exact.items()) for found in grads
+    )
+    assert 2**8 * full < half < 2**18 * full and all(
+        v.dtype == torch.float32 for v in grads[1].values()
+    )
 
 
 def test_training_goes_on_uncompiled_where_there_is_no_compiler(pixels64, tmp_path, monkeypatch):
@@ -428,7 +563,9 @@ class Eager(Ensemble):
 
 
 class Replaying(Ensemble):
-    """Recorded as on CUDA, but by tracing, which runs here: of a recorded step, too, only the work on tensors is left."""
+    """Recorded as on CUDA, but by tracing, which runs here: of a recorded step, too, only the work
+    on tensors is left.
+    """
 
     recordings = 0
 
@@ -440,22 +577,38 @@ class Replaying(Ensemble):
         graph = make_fx(lambda inputs: f(inputs))(inputs)  # which takes the step
         for m, tensors in enumerate(kept):
             self.restore(m, tensors, self.epoch)
-        assert not [n for n in graph.graph.nodes if "lift_fresh" in str(n.target)], "a number would come from the host"
+        assert not [n for n in graph.graph.nodes if "lift_fresh" in str(n.target)], (
+            "a number would come from the host"
+        )
         self.recordings += 1
         return graph
 
 
-@pytest.mark.parametrize("method, recordings, changes", [
-    ("bp", 1, {"model": "convnet", "depth": 3, "model_options": {"channels": 2}}), ("dfa", 1, {"clip": 0.1, "penalty": 1e-2}),
-    ("fa", 1, {"optimizer": "sgd"}), ("ep", 1, {"options": SMALL["ep"]}), ("sb", 1, {"options": SMALL["sb"]}),
-    ("cb", 2, {"options": SMALL["cb"] | {"wr": 0.5}}),  # until then DFA's credit alone is heard
-    ("vec", 3, {"epochs": 3, "options": SMALL["vec"] | {"freeze_after": 1, "decay": True}}),  # fitted, heard, neither
-])  # fmt: skip
-def test_a_recorded_step_hears_all_that_changes_between_steps(pixels64, method, recordings, changes):
-    """Learning rate, blend, noise, running statistics and optimiser state of a recording are those of each epoch."""
+@pytest.mark.parametrize(
+    "method, recordings, changes",
+    [
+        ("bp", 1, {"model": "convnet", "depth": 3, "model_options": {"channels": 2}}),
+        ("dfa", 1, {"clip": 0.1, "penalty": 1e-2}),
+        ("fa", 1, {"optimizer": "sgd"}),
+        ("ep", 1, {"options": SMALL["ep"]}),
+        ("sb", 1, {"options": SMALL["sb"]}),
+        ("cb", 2, {"options": SMALL["cb"] | {"wr": 0.5}}),  # until then DFA's credit alone is heard
+        # fitted, heard, neither
+        ("vec", 3, {"epochs": 3, "options": SMALL["vec"] | {"freeze_after": 1, "decay": True}}),
+    ],
+)
+def test_a_recorded_step_hears_all_that_changes_between_steps(
+    pixels64, method, recordings, changes
+):
+    """Learning rate, blend, noise, running statistics and optimiser state of a recording are those
+    of each epoch.
+    """
     base = tiny(method, **{"depth": 2, "batch_size": 256} | changes)
     configs = [base, base.with_(seed=5, lr=3e-3)]
-    eager, replaying = Ensemble(configs, pixels64, driver="vmap"), Replaying(configs, pixels64, driver="vmap")
+    eager, replaying = (
+        Ensemble(configs, pixels64, driver="vmap"),
+        Replaying(configs, pixels64, driver="vmap"),
+    )
     assert pixels64.n // base.batch_size > EAGER
     for _ in range(base.epochs):
         same(replaying.run_epoch(), eager.run_epoch())
@@ -470,7 +623,9 @@ def test_a_recorded_step_hears_all_that_changes_between_steps(pixels64, method, 
 
 
 def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels64, monkeypatch):
-    """As a loop over members would have trained it, noise included, although vmap forbids it to look at its numbers."""
+    """As a loop over members would have trained it, noise included, although vmap forbids it to
+    look at its numbers.
+    """
 
     class Looks(LocalMethod):
         name = "looks"
@@ -484,7 +639,9 @@ def test_a_rule_that_cannot_be_batched_is_trained_in_turn(pixels64, monkeypatch)
 
     monkeypatch.setitem(METHODS, "looks", Looks)
     configs = [tiny("looks", seed=s) for s in (1, 2)]
-    with pytest.warns(UserWarning, match="'looks' cannot be batched, so its members train in turn .vmap: "):
+    with pytest.warns(
+        UserWarning, match="'looks' cannot be batched, so its members train in turn .vmap: "
+    ):
         found = trained(configs, pixels64, driver="vmap")
     for mine, other in zip(found, trained(configs, pixels64, driver="loop")):
         assert apart(mine, other) < ROUNDING
@@ -495,20 +652,33 @@ def exact(self, p, hs, y):
 
 
 UNBATCHED = {
-    "numpy": lambda self, p, s, hs, logits, y: [a * float(hs[0].detach().numpy().mean() > -9) for a in exact(self, p, hs, y)],
-    "tolist": lambda self, p, s, hs, logits, y: [a * len(y.tolist()) for a in exact(self, p, hs, y)],
-    "batch_norm": lambda self, p, s, hs, logits, y: [
-        F.batch_norm(a, torch.zeros(12), torch.ones(12), training=True) for a in exact(self, p, hs, y)
+    "numpy": lambda self, p, s, hs, logits, y: [
+        a * float(hs[0].detach().numpy().mean() > -9) for a in exact(self, p, hs, y)
     ],
-    "in_place": lambda self, p, s, hs, logits, y: [torch.zeros(a.shape).add_(a) for a in exact(self, p, hs, y)],
-    "branch": lambda self, p, s, hs, logits, y: [a if a.norm() > 0 else 2 * a for a in exact(self, p, hs, y)],
-}  # fmt: skip
+    "tolist": lambda self, p, s, hs, logits, y: [
+        a * len(y.tolist()) for a in exact(self, p, hs, y)
+    ],
+    "batch_norm": lambda self, p, s, hs, logits, y: [
+        F.batch_norm(a, torch.zeros(12), torch.ones(12), training=True)
+        for a in exact(self, p, hs, y)
+    ],
+    "in_place": lambda self, p, s, hs, logits, y: [
+        torch.zeros(a.shape).add_(a) for a in exact(self, p, hs, y)
+    ],
+    "branch": lambda self, p, s, hs, logits, y: [
+        a if a.norm() > 0 else 2 * a for a in exact(self, p, hs, y)
+    ],
+}
 
 
 @pytest.mark.parametrize("kind", UNBATCHED)
 def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels64, monkeypatch, kind):
-    """Batched, or differentiated by torch.func as in long runs, where it can be, and else as it is, with a warning."""
-    monkeypatch.setitem(METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": UNBATCHED[kind]}))
+    """Batched, or differentiated by torch.func as in long runs, where it can be, and else as it is,
+    with a warning.
+    """
+    monkeypatch.setitem(
+        METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": UNBATCHED[kind]})
+    )
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     configs = [tiny("mine", seed=s, epochs=1) for s in (1, 2)]
     alone = trained(configs, pixels64, driver="loop")
@@ -520,11 +690,15 @@ def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels64, monkeypat
 
 
 @pytest.mark.parametrize("driver, fused", [("vmap", False), ("loop", True)])
-def test_a_fault_that_batches_have_no_part_in_is_told_as_it_is(pixels, monkeypatch, recwarn, driver, fused):
+def test_a_fault_that_batches_have_no_part_in_is_told_as_it_is(
+    pixels, monkeypatch, recwarn, driver, fused
+):
     def fails(self, p, s, hs, logits, y):
         raise ZeroDivisionError("of the rule")
 
-    monkeypatch.setitem(METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": fails}))
+    monkeypatch.setitem(
+        METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": fails})
+    )
     monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
     with pytest.raises(ZeroDivisionError, match="of the rule"):
         trained([tiny("mine")], pixels, driver=driver, fused=fused)
@@ -542,15 +716,24 @@ def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
         raise RuntimeError("operation not permitted when stream is capturing")
 
     step = replayed(lambda inputs: inputs["x"] + 1, fails)
-    with pytest.warns(UserWarning, match="no CUDA graph of the step, so training goes on eagerly .operation not permitted"):
-        assert [step({"x": torch.tensor(float(i))}).item() for i in range(EAGER + 3)] == list(range(1, EAGER + 4))
+    with pytest.warns(
+        UserWarning,
+        match="no CUDA graph of the step, so training goes on eagerly .operation not permitted",
+    ):
+        assert [step({"x": torch.tensor(float(i))}).item() for i in range(EAGER + 3)] == list(
+            range(1, EAGER + 4)
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", METHODS)
 def test_cuda_graph_agrees_with_eager_steps(pixels64, method, recwarn):
-    options = {"cb": {"options": {"wr": 0.0}}}.get(method, {})  # of one phase, or `together` is set anew
-    configs, images = [tiny(method, seed=s, **options) for s in (1, 2)], data.Pixels(pixels64.data, "cuda")
+    # of one phase, or `together` is set anew
+    options = {"cb": {"options": {"wr": 0.0}}}.get(method, {})
+    configs, images = (
+        [tiny(method, seed=s, **options) for s in (1, 2)],
+        data.Pixels(pixels64.data, "cuda"),
+    )
     eager, replaying = Eager(configs, images), Ensemble(configs, images)
     for _ in range(2):
         eager.run_epoch()
@@ -560,14 +743,17 @@ def test_cuda_graph_agrees_with_eager_steps(pixels64, method, recwarn):
         assert apart(replaying.export(m), eager.export(m)) < ROUNDING
 
 
-CUDA_RECIPES = [  # with a rate that float32 holds, as that is how the fused optimisers read it there
+# with a rate that float32 holds, as that is how the fused optimisers read it there
+CUDA_RECIPES = [
     ({"optimizer": "sgd"}, ROUNDING),
-    ({"optimizer": "adamw"}, UNIT32 / (1 - 0.999)),  # which may take 1 - 0.999^step, 0.001 at first, in float32
+    # which may take 1 - 0.999^step, 0.001 at first, in float32
+    ({"optimizer": "adamw"}, UNIT32 / (1 - 0.999)),
 ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("cb", "vec")])  # whose noise comes from the device
+# whose noise comes from the device
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("cb", "vec")])
 @pytest.mark.parametrize("changes, bound", CUDA_RECIPES, ids=["sgd", "adamw"])
 def test_cuda_agrees_with_cpu(pixels64, method, changes, bound):
     cfg = tiny(method, lr=2**-10, schedule="constant", **changes)
@@ -576,13 +762,25 @@ def test_cuda_agrees_with_cpu(pixels64, method, changes, bound):
 
 
 def test_only_values_may_differ_in_one_ensemble():
-    """Equal signatures may train together: values, but not shapes, recipes or which terms are active."""
+    """Equal signatures may train together: values, but not shapes, recipes or which terms are
+    active.
+    """
     base = tiny("dfa", penalty=1e-2)
     for c in [*SOLO, base.with_(momentum=0.5), base.with_(penalty=1.0)]:
         assert c.signature == base.signature
-    for change in ({"width": 16}, {"depth": 2}, {"epochs": 3}, {"penalty": 0.0}, {"penalty_h0": 1.0}, {"momentum": 0.0}):
+    for change in (
+        {"width": 16},
+        {"depth": 2},
+        {"epochs": 3},
+        {"penalty": 0.0},
+        {"penalty_h0": 1.0},
+        {"momentum": 0.0},
+    ):
         assert base.with_(**change).signature != base.signature
-    assert base.with_(method="fa").signature != base.signature and base.with_(embedding="init").signature != base.signature
+    assert (
+        base.with_(method="fa").signature != base.signature
+        and base.with_(embedding="init").signature != base.signature
+    )
 
 
 def test_cosine_schedule_per_epoch(pixels):
@@ -592,4 +790,6 @@ def test_cosine_schedule_per_epoch(pixels):
     for _ in range(4):
         ensemble.run_epoch()
         seen.append(ensemble.lr.item())
-    assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)], rel=ROUNDING)
+    assert seen == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)], rel=ROUNDING
+    )

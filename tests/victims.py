@@ -1,4 +1,6 @@
-"""What the processes run that the tests kill. Imports little, since each of them is a fresh process."""
+"""What the processes run that the tests kill. Imports little, since each of them is a fresh
+process.
+"""
 
 import os
 import signal
@@ -21,7 +23,9 @@ def die():
 
 
 def publish_until(path, value, call):
-    """Publish `value`; SIGKILL just before the `call`-th call that it makes on a file or folder, if there are so many."""
+    """Publish `value`; SIGKILL just before the `call`-th call that it makes on a file or folder, if
+    there are so many.
+    """
     calls = 0
 
     def count(frame, event, arg):
@@ -37,7 +41,9 @@ def publish_until(path, value, call):
 
 
 def begin(home):
-    """What a process of these tests needs to know: where the images are, and that every epoch leaves a checkpoint."""
+    """What a process of these tests needs to know: where the images are, and that every epoch
+    leaves a checkpoint.
+    """
     os.environ["FAEVAL_DATA"] = str(home)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     runs.CHECKPOINT_SECONDS = -1
@@ -60,7 +66,9 @@ def train(configs, root, home, die_before, count):
 
 
 def race(configs, root, home, both, begun):
-    """Train, asking for the first lock of a run when all racers do; append a line to the file `begun` for each epoch."""
+    """Train, asking for the first lock of a run when all racers do; append a line to the file
+    `begun` for each epoch.
+    """
     begin(home)
     epoch, lock, asked = runs.Ensemble.run_epoch, Store.lock, []
 
@@ -80,7 +88,9 @@ def race(configs, root, home, both, begun):
 
 
 def dask_setup(worker):
-    """Loaded by a worker in a job of Slurm, whose number is $JOB: the first two die, with all their processes, in training."""
+    """Loaded by a worker in a job of Slurm, whose number is $JOB: the first two die, with all their
+    processes, in training.
+    """
     if int(os.environ["JOB"]) <= 2:
         runs.Ensemble.run_epoch = lambda self: os.killpg(0, signal.SIGKILL)
 
@@ -97,7 +107,9 @@ class Fragile(METHODS["dfa"]):
 
 
 def mortal_worker(home):
-    """Start of a worker that dies before its second epoch, of which it leaves the checkpoint of the first."""
+    """Start of a worker that dies before its second epoch, of which it leaves the checkpoint of the
+    first.
+    """
     begin(home)
     epoch = runs.Ensemble.run_epoch
     runs.Ensemble.run_epoch = lambda self: die() if self.epoch else epoch(self)
@@ -110,7 +122,9 @@ def wait_for(path):
 
 
 def hold(lock):
-    """Keep a lock, which the system takes back when this process ends, for longer than any test waits."""
+    """Keep a lock, which the system takes back when this process ends, for longer than any test
+    waits.
+    """
     with FileLock(lock):
         time.sleep(2 * HANG)
 
@@ -123,7 +137,8 @@ def parent_of_one_that_holds(lock):
 class Lethal(METHODS["dfa"]):
     """DFA that ends its process where it meets one of the seeds."""
 
-    name, unlucky = "lethal", 20  # far from the seeds that the preflight tries beside those of a test
+    # far from the seeds that the preflight tries beside those of a test
+    name, unlucky = "lethal", 20
 
     def init_state(self, cfg, generator):
         if cfg.seed == self.unlucky:

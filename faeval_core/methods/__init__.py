@@ -1,4 +1,6 @@
-"""Methods by name. To try a rule of your own: subclass LocalMethod, write `credit`, and `register` it."""
+"""Methods by name. To try a rule of your own: subclass LocalMethod, write `credit`, and `register`
+it.
+"""
 
 import re
 
@@ -13,7 +15,21 @@ from .local import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField
 
-ALL = (BP, Frozen, DFA, FrozenDFA, FA, EP, StateBridge, CreditBridge, VectorField, KolenPollack, SignSymmetric, LocalLoss, Oracle)
+ALL = (
+    BP,
+    Frozen,
+    DFA,
+    FrozenDFA,
+    FA,
+    EP,
+    StateBridge,
+    CreditBridge,
+    VectorField,
+    KolenPollack,
+    SignSymmetric,
+    LocalLoss,
+    Oracle,
+)
 METHODS = {m.name: m for m in ALL}
 
 
@@ -25,16 +41,23 @@ def register(method: type[Method]) -> type[Method]:
     if not (isinstance(method, type) and issubclass(method, Method) and method.name):
         raise TypeError(f"register needs a subclass of Method with a name, not {method!r}")
     if not re.fullmatch(r"[\w-]+", method.name):
-        raise ValueError(f"the name of a method is of letters, digits, - and _, as it names files; not {method.name!r}")
+        raise ValueError(
+            "the name of a method is of letters, digits, - and _, as it names files; not "
+            f"{method.name!r}"
+        )
     if not is_own(METHODS.get(method.name, method)):
-        raise ValueError(f"the method name {method.name!r} belongs to faeval itself; choose another")
+        raise ValueError(
+            f"the method name {method.name!r} belongs to faeval itself; choose another"
+        )
     check_member_options(method)
     METHODS[method.name] = method
     return method
 
 
 def source(name: str) -> str | None:
-    """Digest of the code of a method that is not faeval's own (see owncode.py), as it is now; None where it is."""
+    """Digest of the code of a method that is not faeval's own (see owncode.py), as it is now; None
+    where it is.
+    """
     return code_digest(METHODS[name]) or None
 
 

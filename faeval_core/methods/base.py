@@ -1,8 +1,10 @@
-"""A method is one scalar: a pure function of (params, state, batch) whose gradient is the whole update.
+"""A method is one scalar: a pure function of (params, state, batch) whose gradient is the whole
+update.
 
-Everything here is written for one member; the engine maps it over the ensemble. h_l and a_l are (batch, *level shape), and
-credit is the list a_0..a_L, on the scale of the per-sample gradient. The level convention is that a_{l+1} trains block l,
-whose output is part of h_{l+1} (unless credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
+Everything here is written for one member; the engine maps it over the ensemble. h_l and a_l are
+(batch, *level shape), and credit is the list a_0..a_L, on the scale of the per-sample gradient. The
+level convention is that a_{l+1} trains block l, whose output is part of h_{l+1} (unless
+credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l ∝ g_l.
 """
 
 import copy
@@ -14,8 +16,11 @@ import torch.nn.functional as F
 
 IN_STATE = ("penalty", "penalty_h0", "eta")  # fields of a member's config that its state holds
 
+
 def inner(u, v):
-    """Sum of elementwise products of two tensors of one shape, in the wider of their types (autocast leaves some in bfloat16)."""
+    """Sum of elementwise products of two tensors of one shape, in the wider of their types
+    (autocast leaves some in bfloat16).
+    """
     wider = torch.promote_types(u.dtype, v.dtype)
     return torch.dot(u.reshape(-1).to(wider), v.reshape(-1).to(wider))
 
@@ -36,7 +41,9 @@ def flat_norm(h):
 
 
 class RuleError(ValueError):
-    """A rule does what would make its results wrong, or fail later; the text says what, where, and the way out."""
+    """A rule does what would make its results wrong, or fail later; the text says what, where, and
+    the way out.
+    """
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,11 @@ class Phase:
 
 EVERYTHING = Phase()
 
+
 class Shared(dict):
-    """Those of the options that all members of an ensemble have in common; reading another raises KeyError."""
+    """Those of the options that all members of an ensemble have in common; reading another raises
+    KeyError.
+    """
 
     def __init__(self, options, own):
         super().__init__({k: v for k, v in options.items() if k not in own})
@@ -63,15 +73,20 @@ class Shared(dict):
         return self[name] if name in self or name in self.own else default
 
     def __missing__(self, name):
-        way_out = f"members may differ in it; read s[{name!r}] or what at_epoch makes of it" if name in self.own else "declare it"
+        way_out = (
+            f"members may differ in it; read s[{name!r}] or what at_epoch makes of it"
+            if name in self.own
+            else "declare it"
+        )
         raise KeyError(f"option {name!r}: {way_out}")
 
 
 class SharedConfig:
-    """Those fields of a config that all members of an ensemble have in common; reading another raises RuleError.
+    """Those fields of a config that all members of an ensemble have in common; reading another
+    raises RuleError.
 
-    It stands for the config of an ensemble in its method and model, which serve all members. active: those of the penalties that
-    are above zero, in all of them.
+    It stands for the config of an ensemble in its method and model, which serve all members.
+    active: those of the penalties that are above zero, in all of them.
     """
 
     def __init__(self, cfg, own_options=()):
@@ -88,18 +103,28 @@ class SharedConfig:
         from ..config import MEMBER_FIELDS
 
         if name not in MEMBER_FIELDS:
-            raise AttributeError(f"no field {name!r} that all members of an ensemble have in common")
-        way_out = "read it in init_state or at_epoch, from the cfg that they receive, and return from there what you make of it"
+            raise AttributeError(
+                f"no field {name!r} that all members of an ensemble have in common"
+            )
+        way_out = (
+            "read it in init_state or at_epoch, from the cfg that they receive, and "
+            "return from there what you make of it"
+        )
         if name in IN_STATE:
             way_out = f"read s[{name!r}]"
-        raise RuleError(f"self.cfg.{name}: runs that differ in it train together, with one self.cfg for all; {way_out}")
+        raise RuleError(
+            f"self.cfg.{name}: runs that differ in it train together, with one self.cfg for "
+            f"all; {way_out}"
+        )
 
 
 def normalise(a, how: str):
-    """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all ('batch_rms'); 'raw' as it is.
+    """One level's credit over its RMS + 1e-6: over all but the batch ('sample_rms') or all
+    ('batch_rms'); 'raw' as it is.
 
-    Credit here is on the scale of the per-sample gradient δ, batch times that of g_l, and so is the 1e-6. 'sample_rms_g' adds
-    1e-6 on the scale of g_l: where gradients are small, it then leaves small credit small.
+    Credit here is on the scale of the per-sample gradient δ, batch times that of g_l, and so is the
+    1e-6. 'sample_rms_g' adds 1e-6 on the scale of g_l: where gradients are small, it then leaves
+    small credit small.
     """
     if how == "raw":
         return a
@@ -108,16 +133,19 @@ def normalise(a, how: str):
 
 
 class Method:
-    """Base of every method. Subclasses set `name`, `version` and `options` and define `surrogate` and `credit`.
+    """Base of every method. Subclasses set `name`, `version` and `options` and define `surrogate`
+    and `credit`.
 
-    One object serves all members of an ensemble, so its attributes are set in `__init__` and stay as they are. What belongs to
-    a member is in its parameters p and its state s.
+    One object serves all members of an ensemble, so its attributes are set in `__init__` and stay
+    as they are. What belongs to a member is in its parameters p and its state s.
     """
 
     name = ""
     version = 1
-    options: dict = {}  # option -> default, which says its type; numbers are at least 0, or at least a default below 0
-    member_options: tuple = ()  # options that may differ inside an ensemble, numbers or bools; the state holds them by name
+    # option -> default, which says its type; numbers are at least 0, or at least a default below 0
+    options: dict = {}
+    # options that may differ inside an ensemble, numbers or bools; the state holds them by name
+    member_options: tuple = ()
     gates: tuple = ()  # those of them whose zero switches a term off
     phase = EVERYTHING  # set by `during`
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
@@ -134,8 +162,14 @@ class Method:
 
     def __setattr__(self, name, value):
         if self._frozen:
-            told = f"method {self.name!r} sets self.{name} after __init__, which all members of an ensemble would share"
-            raise RuleError(f"{told}; keep it in the state: begin it in init_state and return its change from auxiliary")
+            told = (
+                f"method {self.name!r} sets self.{name} after __init__, which all members "
+                "of an ensemble would share"
+            )
+            raise RuleError(
+                f"{told}; keep it in the state: begin it in init_state and return its change "
+                "from auxiliary"
+            )
         super().__setattr__(name, value)
 
     def freeze(self) -> "Method":
@@ -150,7 +184,9 @@ class Method:
         return found
 
     def varied(self, **changes) -> "Method":
-        """The method of the same options, model and phase under other values of some shared fields of its config."""
+        """The method of the same options, model and phase under other values of some shared fields
+        of its config.
+        """
         cfg = copy.copy(self.cfg)
         vars(cfg).update(changes)
         return type(self)(cfg, self.model).during(self.phase).freeze()
@@ -160,7 +196,9 @@ class Method:
         """Raise ValueError for a config that this method cannot train."""
 
     def init_params(self, cfg, generator) -> dict[str, torch.Tensor]:
-        """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that `auxiliary` adds."""
+        """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that
+        `auxiliary` adds.
+        """
         return {}
 
     def init_state(self, cfg, generator) -> dict[str, torch.Tensor]:
@@ -181,7 +219,9 @@ class Method:
 
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` is trained at all."""
-        fixed = name.endswith(self.model.statistics) or (name.startswith("embed.") and self.cfg.embedding == "init")
+        fixed = name.endswith(self.model.statistics) or (
+            name.startswith("embed.") and self.cfg.embedding == "init"
+        )
         return name.startswith("aux.") or (self.cfg.train_net and not fixed)
 
     def learns(self, cfg, epoch: int, name: str) -> bool:
@@ -197,7 +237,9 @@ class Method:
         raise NotImplementedError
 
     def credit(self, p, s, hs, logits, y):
-        """a_0..a_L from the detached states hs and logits of one batch. It is cut from the graph, whatever hangs on it."""
+        """a_0..a_L from the detached states hs and logits of one batch. It is cut from the graph,
+        whatever hangs on it.
+        """
         raise NotImplementedError(f"method {self.name!r} has no credit")
 
     def heard(self, credit):
@@ -209,11 +251,15 @@ class Method:
         return {}
 
     def measured(self, p, s, hs, gs, y, generator) -> dict:
-        """Diagnostics of the method's own, per level, from the states hs and gradients gs of the probe."""
+        """Diagnostics of the method's own, per level, from the states hs and gradients gs of the
+        probe.
+        """
         return {}
 
     def forward(self, p, s, x, changed, local=False):
-        """(h_0, block outputs f_0..f_{L-1}, states h_0..h_L) of a training batch; local: every state is cut from the graph."""
+        """(h_0, block outputs f_0..f_{L-1}, states h_0..h_L) of a training batch; local: every
+        state is cut from the graph.
+        """
         model, h0 = self.model, self.model.embed(p, x, changed)
         hs, fs = [h0.detach() if local else h0], []
         for l in range(model.depth):
@@ -229,53 +275,77 @@ class Method:
         for key, tensors in (("penalty", fs), ("penalty_h0", [h0])):
             if key in self.cfg.active:
                 mean = self.cfg.penalty_reduction == "mean"
-                terms = [inner(t, t) / (t.shape[0] * (t[0].numel() if mean else 1)) for t in tensors]
+                terms = [
+                    inner(t, t) / (t.shape[0] * (t[0].numel() if mean else 1)) for t in tensors
+                ]
                 total = total + s[key] * sum(terms)
         return total
 
     def tail_losses(self, p, h, y, start):
-        """Loss of each sample, (batch,), with h at level `start`; the gradient of their sum is g per sample (δ)."""
+        """Loss of each sample, (batch,), with h at level `start`; the gradient of their sum is g
+        per sample (δ).
+        """
         return self.model.losses(self.model.logits(p, h, start, {}), y)
 
     def exact_credit(self, p, hs, y, level):
-        """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks level..L-1."""
+        """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks
+        level..L-1.
+        """
         return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 
 
 def check_member_options(method: type[Method]) -> None:
-    """Raise RuleError for options that members are to differ in and that a state, which is of tensors, cannot hold."""
+    """Raise RuleError for options that members are to differ in and that a state, which is of
+    tensors, cannot hold.
+    """
     for name in method.member_options:
         if name not in method.options:
             near = difflib.get_close_matches(name, method.options, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise RuleError(f"unknown option among member_options of method {method.name!r}: {name!r}{hint}")
+            raise RuleError(
+                f"unknown option among member_options of method {method.name!r}: {name!r}{hint}"
+            )
         value = method.options[name]
         if not isinstance(value, (bool, int, float)):
-            told = f"option {name!r} of method {method.name!r} is like {value!r}, so that no tensor of the state can hold it"
-            raise RuleError(f"{told}; take it out of member_options: runs that differ in it then train apart")
+            told = (
+                f"option {name!r} of method {method.name!r} is like {value!r}, so that no "
+                "tensor of the state can hold it"
+            )
+            raise RuleError(
+                f"{told}; take it out of member_options: runs that differ in it then train apart"
+            )
 
 
 class LocalMethod(Method):
-    """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout on the loss of sg(h_L).
+    """Trains block l on <f_l(sg(h_l)), sg(a_{l+1})>, the embedding on <h_0, sg(a_0)>, the readout
+    on the loss of sg(h_L).
 
-    A rule of your own is a subclass with a `credit`. It may read the parameters p, its state s, the detached states hs, and of
-    self.model `levels` (shapes of h_0..h_L without the batch), `sizes` (their numbers of elements), `classes`, and
-    `output_error(logits, y)`, softmax less one-hot. Fixed tensors come from `init_state`, trained ones from `init_params` and
-    `auxiliary`, random numbers from `noise`; an option named in `member_options` is read as s[name]. What a rule learns without
-    a gradient, such as a running mean, begins in `init_state`, and `auxiliary` returns its changes. Credit has the sign of the
-    gradient, and the per-sample gradient δ_l is exact; where its direction depends on the scale of the stream, (b') fires.
-    Records are found by a rule's options and its code, with all that it uses (owncode.py): one that is changed trains anew.
-    credit_level='input': block l hears a_l. embedding='shared': the embedding hears a_1, as block 0 does otherwise.
+    A rule of your own is a subclass with a `credit`. It may read the parameters p, its state s, the
+    detached states hs, and of self.model `levels` (shapes of h_0..h_L without the batch), `sizes`
+    (their numbers of elements), `classes`, and `output_error(logits, y)`, softmax less one-hot.
+    Fixed tensors come from `init_state`, trained ones from `init_params` and `auxiliary`, random
+    numbers from `noise`; an option named in `member_options` is read as s[name]. What a rule learns
+    without a gradient, such as a running mean, begins in `init_state`, and `auxiliary` returns its
+    changes. Credit has the sign of the gradient, and the per-sample gradient δ_l is exact; where
+    its direction depends on the scale of the stream, (b') fires. Records are found by a rule's
+    options and its code, with all that it uses (owncode.py): one that is changed trains anew.
+    credit_level='input': block l hears a_l. embedding='shared': the embedding hears a_1, as block 0
+    does otherwise.
     """
 
     def __init__(self, cfg, model):
         super().__init__(cfg, model)
         for name, value in (("embedding", "shared"), ("credit_level", "input")):
             if getattr(cfg, name) == value and len(set(model.levels)) > 1:
-                raise ValueError(f"model {cfg.model!r} has levels of different shapes, so {name}={value!r} cannot train it")
+                raise ValueError(
+                    f"model {cfg.model!r} has levels of different shapes, so {name}={value!r} "
+                    "cannot train it"
+                )
 
     def phase_of(self, cfg, epoch):
-        """`auxiliary` is called wherever a rule has one: it may learn by what it changes in the state, without an `aux.`."""
+        """`auxiliary` is called wherever a rule has one: it may learn by what it changes in the
+        state, without an `aux.`.
+        """
         return Phase(fits=type(self).auxiliary is not LocalMethod.auxiliary)
 
     def surrogate(self, p, s, x, y):
@@ -286,47 +356,70 @@ class LocalMethod(Method):
         fixed = {k: v.detach() for k, v in p.items()}
         opened = fixed | {k: v for k, v in p.items() if k.startswith("aux.")}
         shared = self.common(opened, s, hs, logits.detach(), y) if self.phase.fits else {}
-        credit = self.credit(fixed, s | {k: v.detach() for k, v in shared.items()}, hs, logits.detach(), y)
+        credit = self.credit(
+            fixed, s | {k: v.detach() for k, v in shared.items()}, hs, logits.detach(), y
+        )
         credit = [level.detach() for level in credit]
         found, wanted = ([tuple(t.shape) for t in tensors] for tensors in (credit, hs))
         if found != wanted:
             told = f"credit of method {self.name!r} is of shapes {found}"
-            raise RuleError(f"{told}; it needs one tensor for every level 0..L, in the shape of its state: {wanted}")
+            raise RuleError(
+                f"{told}; it needs one tensor for every level 0..L, in the shape of its state: "
+                f"{wanted}"
+            )
         how = self.cfg.credit_norm
-        scalar = loss + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch + self.penalties(s, h0, fs)
+        scalar = (
+            loss
+            + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch
+            + self.penalties(s, h0, fs)
+        )
         if self.cfg.embedding == "exact":
             scalar = scalar + inner(h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch
         elif self.cfg.embedding != "init":
             heard = credit[1 if self.cfg.embedding == "shared" else 0]
-            scalar = scalar + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
+            scalar = (
+                scalar
+                + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
+            )
         if self.phase.fits:
             auxiliary, moved = self.auxiliary(opened, s | shared, hs, logits.detach(), y)
             scalar, changed = scalar + auxiliary, changed | moved
         return scalar, (loss.detach(), changed)
 
     def common(self, p, s, hs, logits, y):
-        """Tensors by name that `credit` and `auxiliary` of one training step both need, and then find in s: made once for both.
+        """Tensors by name that `credit` and `auxiliary` of one training step both need, and then
+        find in s: made once for both.
 
-        p is that of `auxiliary`; for `credit` they are detached. Elsewhere, as in a diagnosis, `credit` makes them itself.
+        p is that of `auxiliary`; for `credit` they are detached. Elsewhere, as in a diagnosis,
+        `credit` makes them itself.
         """
         return {}
 
     def auxiliary(self, p, s, hs, logits, y):
-        """(scalar that trains the `aux.` parameters of p, changed state), everything else of p being detached.
+        """(scalar that trains the `aux.` parameters of p, changed state), everything else of p
+        being detached.
 
-        Called in each training step, after `credit`, and not in a diagnosis. s is changed by what it returns alone.
+        Called in each training step, after `credit`, and not in a diagnosis. s is changed by what
+        it returns alone.
         """
         return 0.0, {}
 
     def push(self, s, fs, credits):
-        """How credit a, (batch, …), moves a block with output f: the update rules of study 6, summed over batch and blocks.
+        """How credit a, (batch, …), moves a block with output f: the update rules of study 6,
+        summed over batch and blocks.
 
-        'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η a_norm: one update
-        differs from 'inner' with normalised credit by η alone. 'cosine': cos(f, a).
+        'inner': <f, a>. 'target': ½‖h + f - sg(h + f - η a_norm)‖², whose gradient here is η
+        a_norm: one update differs from 'inner' with normalised credit by η alone. 'cosine': cos(f,
+        a).
         """
         pairs = list(zip(fs, credits))
         if self.cfg.rule == "inner":
             return sum(inner(f, a) for f, a in pairs)
         if self.cfg.rule == "target":
-            return 0.5 * sum((f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum() for f, a in pairs)
-        return sum(F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum() for f, a in pairs)
+            return 0.5 * sum(
+                (f - (f - s["eta"] * normalise(a, "sample_rms")).detach()).square().sum()
+                for f, a in pairs
+            )
+        return sum(
+            F.cosine_similarity(f.flatten(1), unit(a).flatten(1), dim=-1).sum() for f, a in pairs
+        )

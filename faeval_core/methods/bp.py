@@ -8,9 +8,13 @@ class BP(Method):
 
     name = "bp"
     creditless = {  # what these parameters may be where there is no credit to change
-        "rule": ("inner",), "credit_norm": ("raw",), "norm_embedding": (True,), "credit_level": ("output",), "exploit": (False,),
+        "rule": ("inner",),
+        "credit_norm": ("raw",),
+        "norm_embedding": (True,),
+        "credit_level": ("output",),
+        "exploit": (False,),
         "embedding": ("rule", "init"),
-    }  # fmt: skip
+    }
 
     def surrogate(self, p, s, x, y):
         model, changed = self.model, {}
@@ -22,7 +26,10 @@ class BP(Method):
     def check(cls, cfg):
         for name, valid in cls.creditless.items():
             if (value := getattr(cfg, name)) not in valid:
-                raise ValueError(f"method {cfg.method!r} has no credit for {name}={value!r} to change; 'oracle' has")
+                raise ValueError(
+                    f"method {cfg.method!r} has no credit for {name}={value!r} to change; "
+                    "'oracle' has"
+                )
 
     def credit(self, p, s, hs, logits, y):
         return [self.exact_credit(p, hs, y, l) for l in range(len(hs))]
@@ -35,13 +42,18 @@ class BlocksAtInit(Method):
     def check(cls, cfg):
         super().check(cfg)
         if cfg.penalty:
-            raise ValueError(f"method {cls.name!r} does not train its blocks, so penalty must be 0; penalty_h0 is available")
+            raise ValueError(
+                f"method {cls.name!r} does not train its blocks, so penalty must be 0; "
+                "penalty_h0 is available"
+            )
 
     def trains(self, name):
         return super().trains(name) and not name.startswith("blocks.")
 
 
 class Frozen(BlocksAtInit, BP):
-    """The baseline that depth has to beat: blocks at init; embedding and readout by BP through them."""
+    """The baseline that depth has to beat: blocks at init; embedding and readout by BP through
+    them.
+    """
 
     name = "frozen"

@@ -1,4 +1,6 @@
-"""Credit Bridge: a scalar value of the state, tied to the loss at the top and to itself one level up below."""
+"""Credit Bridge: a scalar value of the state, tied to the loss at the top and to itself one level
+up below.
+"""
 
 import math
 
@@ -10,13 +12,21 @@ from .learned import TINY, Learned
 class CreditBridge(Learned):
     """a_l = ∇_{h_l} V(h_l, t_l, s).
 
-    V is fitted at the top to the sample's loss, and for l < L to the soft minimum -λ log mean_k exp(-V'(h_{l+1} + noise_k) / λ)
-    over K noisy copies (N(0, noise²)) one level up, V' being an exponential moving average of V (decay ema). tgw weighs
-    ‖∇V(h_L) - δ_L‖² over the batch's mean ‖δ_L‖².
+    V is fitted at the top to the sample's loss, and for l < L to the soft minimum -λ log mean_k
+    exp(-V'(h_{l+1} + noise_k) / λ) over K noisy copies (N(0, noise²)) one level up, V' being an
+    exponential moving average of V (decay ema). tgw weighs ‖∇V(h_L) - δ_L‖² over the batch's mean
+    ‖δ_L‖².
     """
 
     name = "cb"
-    options = Learned.options | {"wr": 0.2, "temperature": 0.1, "K": 8, "noise": 0.1, "ema": 0.995, "tgw": 1.0}
+    options = Learned.options | {
+        "wr": 0.2,
+        "temperature": 0.1,
+        "K": 8,
+        "noise": 0.1,
+        "ema": 0.995,
+        "tgw": 1.0,
+    }
     member_options = (*Learned.member_options, "temperature", "noise", "ema", "tgw")
     gates = ("tgw",)
 
@@ -24,7 +34,9 @@ class CreditBridge(Learned):
     def check(cls, cfg):
         super().check(cfg)
         if cfg.options["temperature"] == 0 or cfg.options["ema"] >= 1:
-            raise ValueError(f"method 'cb' needs temperature above 0 and ema below 1: {cfg.options}")
+            raise ValueError(
+                f"method 'cb' needs temperature above 0 and ema below 1: {cfg.options}"
+            )
 
     def outputs(self):
         return [1] * (self.model.depth + 1)
@@ -57,6 +69,8 @@ class CreditBridge(Learned):
         if self.cfg.options["tgw"] > 0:
             found = torch.func.grad(lambda h: self.values(p, [h], code, [top]).sum())(hs[-1])
             exact = self.terminal(p, hs, y)
-            scalar = scalar + s["tgw"] * (found - exact).square().sum() / exact.square().sum().clamp_min(TINY)
+            scalar = scalar + s["tgw"] * (
+                found - exact
+            ).square().sum() / exact.square().sum().clamp_min(TINY)
         moved = {f"ema.{k}": torch.lerp(p[k].detach(), v, s["ema"]) for k, v in slow.items()}
         return scalar, moved

@@ -1,9 +1,12 @@
-"""Feedback alignment (Lillicrap et al., 2016) on a residual stack, and the rules that improve its feedback.
+"""Feedback alignment (Lillicrap et al., 2016) on a residual stack, and the rules that improve its
+feedback.
 
-FA: one fixed random matrix per block, in place of the block's whole Jacobian (the study's form). The others keep the block's
-structure (skip connection, nonlinearity, normalisation, attention) and send errors back through matrices B in place of its
-weights W: sign-symmetric (Liao et al., 2016), B = sign(W) at W's scale; Kolen-Pollack (Akrout et al., 2019), B learned by
-the update that W gets. On models whose states are not vectors FA takes that form too, with fixed random B.
+FA: one fixed random matrix per block, in place of the block's whole Jacobian (the study's form).
+The others keep the block's structure (skip connection, nonlinearity, normalisation, attention) and
+send errors back through matrices B in place of its
+weights W: sign-symmetric (Liao et al., 2016), B = sign(W) at W's scale; Kolen-Pollack (Akrout et
+al., 2019), B learned by the update that W gets. On models whose states are not vectors FA takes
+that form too, with fixed random B.
 """
 
 import torch
@@ -12,15 +15,23 @@ from .base import LocalMethod
 
 
 class Structured(LocalMethod):
-    """a_L = δ_L exactly, then a_l = a_{l+1} through block l backwards with feedback B(W) in place of each weight W."""
+    """a_L = δ_L exactly, then a_l = a_{l+1} through block l backwards with feedback B(W) in place
+    of each weight W.
+    """
 
     def feedback(self, p, s) -> dict:
-        """`name.feedback` -> matrix; a weight of a product inside a block that has none carries errors back itself."""
+        """`name.feedback` -> matrix; a weight of a product inside a block that has none carries
+        errors back itself.
+        """
         return {}
 
     def weights(self, p) -> dict:
         """The weights that errors would travel back through, by name without '.weight'."""
-        told = {k.removesuffix(".weight"): v for k, v in p.items() if k.startswith("blocks.") and k.endswith(".weight")}
+        told = {
+            k.removesuffix(".weight"): v
+            for k, v in p.items()
+            if k.startswith("blocks.") and k.endswith(".weight")
+        }
         return {k: w for k, w in told.items() if w.ndim > 1}
 
     def credit(self, p, s, hs, logits, y):
@@ -37,11 +48,14 @@ class Structured(LocalMethod):
 
 
 class FA(Structured):
-    """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0, feedback_scale² / width).
+    """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0,
+    feedback_scale² / width).
 
-    On tokens and feature maps: back through the block with fixed random weights, a second draw of the model's own init.
-    feedback='identity': B_l = feedback_scale · I, so that errors pass through the skip connections alone; at the default scale
-    every level hears δ_L: what learned credit has to beat on residual nets, whose blocks are close to the identity.
+    On tokens and feature maps: back through the block with fixed random weights, a second draw of
+    the model's own init. feedback='identity': B_l = feedback_scale · I, so that errors pass through
+    the skip connections alone; at the default scale
+    every level hears δ_L: what learned credit has to beat on residual nets, whose blocks are close
+    to the identity.
     """
 
     name = "fa"
@@ -52,17 +66,28 @@ class FA(Structured):
     def check(cls, cfg):
         super().check(cfg)
         if cfg.options["feedback"] not in ("random", "identity"):
-            raise ValueError(f"option feedback of method 'fa' must be random or identity, not {cfg.options['feedback']!r}")
+            raise ValueError(
+                "option feedback of method 'fa' must be random or identity, not "
+                f"{cfg.options['feedback']!r}"
+            )
 
     def init_state(self, cfg, generator):
         d, scale = self.model.width, cfg.options["feedback_scale"]
         if cfg.options["feedback"] == "identity":
             if len(set(self.model.levels)) > 1:
-                raise ValueError(f"model {cfg.model!r} has levels of different shapes, which feedback='identity' cannot pass on")
+                raise ValueError(
+                    f"model {cfg.model!r} has levels of different shapes, which "
+                    "feedback='identity' cannot pass on"
+                )
             return {"feedback": scale * torch.eye(d).repeat(self.model.depth, 1, 1)}
         if all(len(level) == 1 for level in self.model.levels):
-            return {"feedback": torch.randn((self.model.depth, d, d), generator=generator) * (scale / d**0.5)}
-        return {f"{k}.feedback": w * scale for k, w in self.weights(self.model.init(generator)).items()}
+            return {
+                "feedback": torch.randn((self.model.depth, d, d), generator=generator)
+                * (scale / d**0.5)
+            }
+        return {
+            f"{k}.feedback": w * scale for k, w in self.weights(self.model.init(generator)).items()
+        }
 
     def feedback(self, p, s):
         return {k: v for k, v in s.items() if k.endswith(".feedback")}
@@ -72,7 +97,9 @@ class FA(Structured):
 
 
 class Oracle(Structured):
-    """Exact credit in a local method's place: what a local update rule does with it. With the inner product it is BP."""
+    """Exact credit in a local method's place: what a local update rule does with it. With the inner
+    product it is BP.
+    """
 
     name = "oracle"
 
@@ -83,11 +110,15 @@ class SignSymmetric(Structured):
     name = "signsym"
 
     def feedback(self, p, s):
-        return {f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in self.weights(p).items()}
+        return {
+            f"{k}.feedback": w.sign() * w.square().mean().sqrt() for k, w in self.weights(p).items()
+        }
 
 
 class KolenPollack(Structured):
-    """B starts as a second draw of the model's init and gets W's own updates; weight decay then draws B and W together."""
+    """B starts as a second draw of the model's init and gets W's own updates; weight decay then
+    draws B and W together.
+    """
 
     name = "kp"
 
@@ -99,5 +130,8 @@ class KolenPollack(Structured):
 
     def surrogate(self, p, s, x, y):
         """B enters every block's weight with value zero, which gives it the gradient of W."""
-        shared = {f"{k}.weight": w + (p[f"aux.{k}"] - p[f"aux.{k}"].detach()) for k, w in self.weights(p).items()}
+        shared = {
+            f"{k}.weight": w + (p[f"aux.{k}"] - p[f"aux.{k}"].detach())
+            for k, w in self.weights(p).items()
+        }
         return super().surrogate({**p, **shared}, s, x, y)

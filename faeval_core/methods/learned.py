@@ -1,4 +1,6 @@
-"""Learned credit: what the State Bridge, the Credit Bridge and the vector field share, blends and schedules included."""
+"""Learned credit: what the State Bridge, the Credit Bridge and the vector field share, blends and
+schedules included.
+"""
 
 import math
 
@@ -10,30 +12,55 @@ from .base import Phase, flat_norm, normalise, rms, unit
 from .dfa import DFA
 
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
-TINY = 1e-30  # what a squared scale is divided by at least: a fitted batch may have no gradient left
+# what a squared scale is divided by at least: a fitted batch may have no gradient left
+TINY = 1e-30
 
 
 class Learned(DFA):
-    """Credit α·aux + (1-α)·DFA, where aux comes from a net trained beside the model on detached states.
+    """Credit α·aux + (1-α)·DFA, where aux comes from a net trained beside the model on detached
+    states.
 
-    Subclasses define `outputs` (sizes of the net's output for levels 0..L), `learned` (a_0..a_L of aux) and `auxiliary`.
-    The net: W_h LN(h_l) + W_s [t_l, s] → GELU → `layers` more of width `hidden` → output. States of tokens or feature
-    maps enter as one long vector, with one W_h for each size of level.
-    code: what s holds: e_T, or δ_L as it is (so that it shrinks as the stream grows), each alone or with a fixed random
-    projection of LN(h_L).
-    wr, start: α is 0 for the first wr·epochs, and for the first `start` epochs; stop: α is 0 from there on (0: never);
-    decay: α falls linearly to 0 at the end, where the last diagnosis then sees DFA alone; last: only the last so many blocks
-    hear aux (0: all levels).
-    mix: blend the parts raw, each over its per-sample RMS ('unit'), or aux at DFA's per-sample RMS ('dfa').
-    freeze_after: the net learns for so many epochs (-1: always); refit_every: it learns in the first epoch of each so many,
-    while the model trains on.
+    Subclasses define `outputs` (sizes of the net's output for levels 0..L), `learned` (a_0..a_L of
+    aux) and `auxiliary`.
+    The net: W_h LN(h_l) + W_s [t_l, s] → GELU → `layers` more of width `hidden` → output. States of
+    tokens or feature maps enter as one long vector, with one W_h for each size of level.
+    code: what s holds: e_T, or δ_L as it is (so that it shrinks as the stream grows), each alone or
+    with a fixed random projection of LN(h_L).
+    wr, start: α is 0 for the first wr·epochs, and for the first `start` epochs; stop: α is 0 from
+    there on (0: never);
+    decay: α falls linearly to 0 at the end, where the last diagnosis then sees DFA alone; last:
+    only the last so many blocks hear aux (0: all levels).
+    mix: blend the parts raw, each over its per-sample RMS ('unit'), or aux at DFA's per-sample RMS
+    ('dfa').
+    freeze_after: the net learns for so many epochs (-1: always); refit_every: it learns in the
+    first epoch of each so many, while the model trains on.
     """
 
     options = DFA.options | {
-        "code": "eT", "hidden": 256, "layers": 2, "alpha": 1.0, "wr": 0.0, "start": 0, "stop": 0, "decay": False, "last": 0,
-        "mix": "raw", "freeze_after": -1, "refit_every": 0,
-    }  # fmt: skip
-    member_options = ("feedback_scale", "alpha", "wr", "start", "stop", "decay", "last", "freeze_after", "refit_every")
+        "code": "eT",
+        "hidden": 256,
+        "layers": 2,
+        "alpha": 1.0,
+        "wr": 0.0,
+        "start": 0,
+        "stop": 0,
+        "decay": False,
+        "last": 0,
+        "mix": "raw",
+        "freeze_after": -1,
+        "refit_every": 0,
+    }
+    member_options = (
+        "feedback_scale",
+        "alpha",
+        "wr",
+        "start",
+        "stop",
+        "decay",
+        "last",
+        "freeze_after",
+        "refit_every",
+    )
     stream = "dfa"  # the feedback of a DFA run with the same seed, so that a run can go on from one
     choices = {"code": ("eT", "deltaL", "eT_hL", "deltaL_hL"), "mix": ("raw", "unit", "dfa")}
 
@@ -41,24 +68,35 @@ class Learned(DFA):
     def check(cls, cfg):
         super().check(cfg)
         o = cfg.options
-        rules = {name: (o[name] in valid, f"be one of {', '.join(valid)}") for name, valid in cls.choices.items()}
+        rules = {
+            name: (o[name] in valid, f"be one of {', '.join(valid)}")
+            for name, valid in cls.choices.items()
+        }
         rules |= {name: (0 <= o[name] <= 1, "lie in [0, 1]") for name in ("wr", "alpha")}
-        rules |= {name: (o[name] >= 1, "be at least 1") for name in ("hidden", "M", "K") if name in o}
+        rules |= {
+            name: (o[name] >= 1, "be at least 1") for name in ("hidden", "M", "K") if name in o
+        }
         rules |= {name: (o[name] > 0, "be above 0") for name in ("fd_step",) if name in o}
         for name, (kept, rule) in rules.items():
             if not kept:
-                raise ValueError(f"option {name} of method {cls.name!r} must {rule}, not {o[name]!r}")
+                raise ValueError(
+                    f"option {name} of method {cls.name!r} must {rule}, not {o[name]!r}"
+                )
         if o["last"] > cfg.depth or 0 < o["stop"] <= o["start"]:
-            raise ValueError(f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}")
+            raise ValueError(
+                f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}"
+            )
 
-    # -- the net ------------------------------------------------------------------------------------------------------
+    # -- the net
 
     def init_params(self, cfg, generator):
         new, h, sizes = Init(generator), cfg.options["hidden"], self.model.sizes
         code = 1 + (self.model.classes if cfg.options["code"].startswith("eT") else sizes[-1])
         code += PROJECTED if cfg.options["code"].endswith("_hL") else 0
         shapes = {f"in{n}": (h, n) for n in sizes} | {"code": (h, code)}
-        shapes |= {f"mid{i}": (h, h) for i in range(cfg.options["layers"])} | {f"out{n}": (n, h) for n in self.outputs()}
+        shapes |= {f"mid{i}": (h, h) for i in range(cfg.options["layers"])} | {
+            f"out{n}": (n, h) for n in self.outputs()
+        }
         for name, shape in shapes.items():
             new.uniform(f"aux.{name}", *shape)
         return new.p
@@ -72,7 +110,11 @@ class Learned(DFA):
     def code(self, p, s, hs, logits, y):
         """The conditioning s, (batch, features)."""
         name = self.cfg.options["code"]
-        error = self.model.output_error(logits, y) if name.startswith("eT") else self.terminal(p, hs, y).flatten(1)
+        error = (
+            self.model.output_error(logits, y)
+            if name.startswith("eT")
+            else self.terminal(p, hs, y).flatten(1)
+        )
         if name.endswith("_hL"):
             error = torch.cat([error, flat_norm(hs[-1]) @ s["projection"]], -1)
         return error
@@ -82,25 +124,33 @@ class Learned(DFA):
         return self.exact_credit(p, hs, y, self.model.depth)
 
     def net(self, p, hs, code, levels=None, timed=1):
-        """Outputs, (rows, size), for the states hs at `levels` (default 0..L); timed=0 hides which level it is.
+        """Outputs, (rows, size), for the states hs at `levels` (default 0..L); timed=0 hides which
+        level it is.
 
-        A state may hold several copies of the batch, one after another; the code holds the batch once.
+        A state may hold several copies of the batch, one after another; the code holds the batch
+        once.
         """
         levels, out = list(range(len(hs)) if levels is None else levels), self.outputs()
         time = timed * torch.stack([code.new_full((1,), l) for l in levels]) / self.model.depth
         w_time, w_code = p["aux.code.weight"].split([1, code.shape[1]], 1)
         given = F.linear(time, w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
         heads = [self.model.linear(p, f"aux.in{h[0].numel()}", flat_norm(h)) for h in hs]
-        z = F.gelu(torch.stack(heads).unflatten(1, (-1, len(code))) + given[:, None])  # (levels, copies, batch, hidden)
+        # (levels, copies, batch, hidden)
+        z = F.gelu(torch.stack(heads).unflatten(1, (-1, len(code))) + given[:, None])
         for i in range(self.cfg.options["layers"]):
             z = F.gelu(self.model.linear(p, f"aux.mid{i}", z))
-        return [self.model.linear(p, f"aux.out{out[l]}", zl) for l, zl in zip(levels, z.flatten(1, 2))]
+        return [
+            self.model.linear(p, f"aux.out{out[l]}", zl) for l, zl in zip(levels, z.flatten(1, 2))
+        ]
 
-    # -- blend and schedule -------------------------------------------------------------------------------------------
+    # -- blend and schedule
 
     def at_epoch(self, cfg, epoch):
         o, depth = cfg.options, self.model.depth
-        start, stop = max(o["start"], math.ceil(o["wr"] * cfg.epochs - 1e-9)), o["stop"] or cfg.epochs
+        start, stop = (
+            max(o["start"], math.ceil(o["wr"] * cfg.epochs - 1e-9)),
+            o["stop"] or cfg.epochs,
+        )
         weight = o["alpha"] if start <= epoch < stop else 0.0
         if o["decay"]:
             weight *= 1 - (epoch - start) / max(stop - 1 - start, 1)
@@ -112,7 +162,9 @@ class Learned(DFA):
         return not name.startswith("aux.") or (epoch % every == 0 and not 0 <= after <= epoch)
 
     def phase_of(self, cfg, epoch):
-        """While no level hears the net, it makes no credit; while the net does not learn, it is not fitted."""
+        """While no level hears the net, it makes no credit; while the net does not learn, it is not
+        fitted.
+        """
         heard = self.at_epoch(cfg, epoch)["blend"] > 0
         return Phase(hears=bool(heard.any()), fits=self.learns(cfg, epoch, "aux."))
 
@@ -122,15 +174,21 @@ class Learned(DFA):
         return self.blended(s, self.learned(p, s, hs, logits, y), logits, y)
 
     def blended(self, s, fields, logits, y):
-        """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit, which alone stays as it is, whatever `mix` says."""
+        """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit, which alone stays as
+        it is, whatever `mix` says.
+        """
         blended = []
         for w, aux, dfa in zip(s["blend"], fields, self.direct(s, logits, y)):
             if self.cfg.options["mix"] == "unit":
                 heard = (s["blend"] > 0).any()
-                aux, dfa = normalise(aux, "sample_rms"), torch.where(heard, normalise(dfa, "sample_rms"), dfa)
+                aux, dfa = (
+                    normalise(aux, "sample_rms"),
+                    torch.where(heard, normalise(dfa, "sample_rms"), dfa),
+                )
             elif self.cfg.options["mix"] == "dfa":
                 aux = unit(aux) * rms(dfa)
-            blended.append(torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa)  # 0 · inf must not reach a member at w = 0
+            # 0 · inf must not reach a member at w = 0
+            blended.append(torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa)
         return blended
 
     def parts(self, p, s, hs, logits, y):

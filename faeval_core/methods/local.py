@@ -1,4 +1,6 @@
-"""Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier at every level."""
+"""Local losses (greedy layerwise learning, Belilovsky et al., 2019): an auxiliary linear classifier
+at every level.
+"""
 
 import torch
 
@@ -7,7 +9,9 @@ from .base import LocalMethod, flat_norm
 
 
 class LocalLoss(LocalMethod):
-    """a_l = ∇_{h_l} of the loss of a linear classifier on LN(h_l), trained beside the model; every state is one long vector."""
+    """a_l = ∇_{h_l} of the loss of a linear classifier on LN(h_l), trained beside the model; every
+    state is one long vector.
+    """
 
     name = "local"
 

@@ -1,4 +1,6 @@
-"""State Bridge: a net predicts the terminal state, and credit is the gradient of the loss of its prediction."""
+"""State Bridge: a net predicts the terminal state, and credit is the gradient of the loss of its
+prediction.
+"""
 
 import torch
 
@@ -6,11 +8,13 @@ from .learned import TINY, Learned
 
 
 class StateBridge(Learned):
-    """a_l = ∇_{h_l} CE(readout(G(h_l, t_l, s)), y); G predicts h_L, in units of the batch's RMS of h_L.
+    """a_l = ∇_{h_l} CE(readout(G(h_l, t_l, s)), y); G predicts h_L, in units of the batch's RMS of
+    h_L.
 
-    skip: G = h_l + net, where the two levels have one size, so that credit starts near δ_L at every level. The study's students
-    ask for False, its toy for True (benchmarks/calibration.md).
-    loss: 'nmse', ‖G - h_L‖² over the batch's mean ‖h_L‖², or 'mse', the mean over features (and units of 1).
+    skip: G = h_l + net, where the two levels have one size, so that credit starts near δ_L at every
+    level. The study's students ask for False, its toy for True (benchmarks/calibration.md).
+    loss: 'nmse', ‖G - h_L‖² over the batch's mean ‖h_L‖², or 'mse', the mean over features (and
+    units of 1).
     """
 
     name = "sb"
@@ -24,7 +28,12 @@ class StateBridge(Learned):
         """G at every level, (L+1, batch, size of level L)."""
         unit = top.square().mean().sqrt() if self.cfg.options["loss"] == "nmse" else 1.0
         guesses = zip(self.net(p, hs, code), (h.flatten(1) for h in hs))
-        return torch.stack([unit * g + (h if self.cfg.options["skip"] and h.shape == g.shape else 0) for g, h in guesses])
+        return torch.stack(
+            [
+                unit * g + (h if self.cfg.options["skip"] and h.shape == g.shape else 0)
+                for g, h in guesses
+            ]
+        )
 
     def learned(self, p, s, hs, logits, y):
         code, top = self.code(p, s, hs, logits, y), hs[-1]

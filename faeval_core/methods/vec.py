@@ -1,4 +1,6 @@
-"""Vector credit field: a net writes the credit itself, fitted to finite differences of the loss along random directions."""
+"""Vector credit field: a net writes the credit itself, fitted to finite differences of the loss
+along random directions.
+"""
 
 import torch
 
@@ -14,23 +16,32 @@ def norm(v):
 class VectorField(Learned):
     """a_l = a_φ(h_l, t_l, s).
 
-    Per level and step, M random unit directions v: <a, v> is fitted to the loss's central difference along v through the true
-    remaining blocks (one_sided: forward difference). step: 'relative', ε = fd_step·‖h_l‖, or 'absolute', ε = fd_step.
-    units: 'delta_L', where a_φ is in units of the batch's RMS of δ_L and its squared errors are over the batch's mean squared
-    difference, or 'own', where a_φ and its errors are taken as they are.
-    tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖², or in units of its own the mean squared error over batch and features
-    (0: noTerm; of no effect under the control targets).
-    target: 'fd', or controls: 'shuffled' over the batch, 'zero', 'random' (fresh numbers of the differences' RMS).
+    Per level and step, M random unit directions v: <a, v> is fitted to the loss's central
+    difference along v through the true remaining blocks (one_sided: forward difference). step:
+    'relative', ε = fd_step·‖h_l‖, or 'absolute', ε = fd_step.
+    units: 'delta_L', where a_φ is in units of the batch's RMS of δ_L and its squared errors are
+    over the batch's mean squared difference, or 'own', where a_φ and its errors are taken as they
+    are. tw weighs ‖a_L - δ_L‖² over the batch's mean ‖δ_L‖², or in units of its own the mean
+    squared error over batch and features (0: noTerm; of no effect under the control targets).
+    target: 'fd', or controls: 'shuffled' over the batch, 'zero', 'random' (fresh numbers of the
+    differences' RMS).
     inputs: 'full', or 'time' (no state, no code), or 'constant' (no time either).
-    source: 'net', or 'level' (one learned vector per level), 'gaussian' (fresh noise at DFA's RMS), or 'scaled_dfa' (DFA's
-    direction with the norm that the blend with the net would have).
+    source: 'net', or 'level' (one learned vector per level), 'gaussian' (fresh noise at DFA's RMS),
+    or 'scaled_dfa' (DFA's direction with the norm that the blend with the net would have).
     """
 
     name = "vec"
     options = Learned.options | {
-        "M": 4, "fd_step": 0.01, "one_sided": False, "tw": 1.0, "target": "fd", "inputs": "full", "source": "net",
-        "step": "relative", "units": "delta_L",
-    }  # fmt: skip
+        "M": 4,
+        "fd_step": 0.01,
+        "one_sided": False,
+        "tw": 1.0,
+        "target": "fd",
+        "inputs": "full",
+        "source": "net",
+        "step": "relative",
+        "units": "delta_L",
+    }
     member_options = (*Learned.member_options, "tw", "fd_step")
     gates = ("tw",)
     choices = Learned.choices | {
@@ -48,7 +59,10 @@ class VectorField(Learned):
         if cfg.options["source"] == "gaussian":
             return {}
         if cfg.options["source"] == "level":
-            return {f"aux.level{l}": torch.empty(n).normal_(0, 0.1, generator=generator) for l, n in enumerate(self.model.sizes)}
+            return {
+                f"aux.level{l}": torch.empty(n).normal_(0, 0.1, generator=generator)
+                for l, n in enumerate(self.model.sizes)
+            }
         return super().init_params(cfg, generator)
 
     def noise(self, batch):
@@ -75,7 +89,12 @@ class VectorField(Learned):
         else:
             code = self.code(p, s, hs, logits, y)
             seen = hs if inputs == "full" else [torch.zeros_like(h) for h in hs]
-            raw = self.net(p, seen, code if inputs == "full" else torch.zeros_like(code), timed=inputs != "constant")
+            raw = self.net(
+                p,
+                seen,
+                code if inputs == "full" else torch.zeros_like(code),
+                timed=inputs != "constant",
+            )
         return [scale * a.view_as(h) for a, h in zip(raw, hs)]
 
     def blended(self, s, fields, logits, y):
@@ -85,7 +104,8 @@ class VectorField(Learned):
         return [unit(dfa) * rms(a) for a, dfa in zip(blended, self.direct(s, logits, y))]
 
     def slopes(self, p, hs, y, directions, step):
-        """Per level: unit directions v (M, batch, …) and the loss's finite differences along them over ε, (M, batch).
+        """Per level: unit directions v (M, batch, …) and the loss's finite differences along them
+        over ε, (M, batch).
 
         Displaced copies of all levels pass through a block together.
         """
@@ -96,21 +116,31 @@ class VectorField(Learned):
             eps = step * (size if self.cfg.options["step"] == "relative" else torch.ones_like(size))
             found.append((v, eps.flatten() * (1 if one else 2)))
             copies = [h + eps * v] if one else [h + eps * v, h - eps * v]
-            moved = torch.cat([c.flatten(0, 1) for c in copies] + ([] if moved is None else [moved]))
+            moved = torch.cat(
+                [c.flatten(0, 1) for c in copies] + ([] if moved is None else [moved])
+            )
             if l < self.model.depth:
                 moved = self.model.add(moved, self.model.block(p, l, moved, {}))
-        losses = self.model.losses(self.model.readout(p, moved), y.repeat(len(moved) // len(y))).view(-1, len(y))
-        sides = losses.view(len(hs), 1 if one else 2, -1, len(y)).flip(0).unbind(1)  # (level, M, batch), up and down
+        losses = self.model.losses(
+            self.model.readout(p, moved), y.repeat(len(moved) // len(y))
+        ).view(-1, len(y))
+        # (level, M, batch), up and down
+        sides = losses.view(len(hs), 1 if one else 2, -1, len(y)).flip(0).unbind(1)
         base = self.model.losses(self.model.readout(p, hs[-1]), y) if one else sides[1]
         return [(v, change / over) for (v, over), change in zip(found, sides[0] - base)]
 
     def measured(self, p, s, hs, gs, y, generator):
-        """How good the finite differences are in the net's own precision, per level: `fd_zero`, the share of them that is
-        exactly zero, and `fd_corr`, their correlation over samples and directions with the exact directional derivatives."""
+        """How good the finite differences are in the net's own precision, per level: `fd_zero`, the
+        share of them that is exactly zero, and `fd_corr`, their correlation over samples and
+        directions with the exact directional derivatives.
+        """
         if self.cfg.options["source"] == "gaussian":
             return {}
         shapes = [(self.cfg.options["M"], *h.shape) for h in hs]
-        directions = [torch.randn(n, generator=generator, device=generator.device).to(h) for n, h in zip(shapes, hs)]
+        directions = [
+            torch.randn(n, generator=generator, device=generator.device).to(h)
+            for n, h in zip(shapes, hs)
+        ]
         found = {"fd_zero": [], "fd_corr": []}
         for g, (v, slope) in zip(gs, self.slopes(p, hs, y, directions, s["fd_step"])):
             exact = (v * g).flatten(2).sum(-1)
@@ -134,13 +164,22 @@ class VectorField(Learned):
         scalar, target, own = 0.0, self.cfg.options["target"], self.cfg.options["units"] == "own"
         directions = [s[f"direction.{l}"] for l in range(len(hs))]
         if own and target == "zero":  # no difference of the loss enters
-            return sum((a * v / norm(v)).sum(tuple(range(2, v.ndim))).square().mean() for a, v in zip(fields, directions)), {}
-        for l, (a, (v, slope)) in enumerate(zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))):
+            return sum(
+                (a * v / norm(v)).sum(tuple(range(2, v.ndim))).square().mean()
+                for a, v in zip(fields, directions)
+            ), {}
+        for l, (a, (v, slope)) in enumerate(
+            zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))
+        ):
             scale, slope = slope.square().mean().detach().clamp_min(TINY), slope.detach()
             if target == "shuffled":
                 slope = slope.roll(1, 1)
             elif target != "fd":
-                slope = s[f"target.{l}"] * scale.sqrt() if target == "random" else torch.zeros_like(slope)
+                slope = (
+                    s[f"target.{l}"] * scale.sqrt()
+                    if target == "random"
+                    else torch.zeros_like(slope)
+                )
             told = (a * v).sum(tuple(range(2, v.ndim)))
             scalar = scalar + (told - slope).square().mean() / (1.0 if own else scale)
         if self.cfg.options["tw"] > 0 and target == "fd":

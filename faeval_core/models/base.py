@@ -1,4 +1,6 @@
-"""What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of parameters."""
+"""What every model shares: an embedding, L blocks and a readout, as pure functions of a dict of
+parameters.
+"""
 
 import math
 import re
@@ -8,11 +10,13 @@ import torch.nn.functional as F
 
 
 class Model:
-    """A stack h_0 = embed(x), h_{l+1} = add(h_l, f_l(h_l)), logits = readout(h_L); parameters and shapes are one member's.
+    """A stack h_0 = embed(x), h_{l+1} = add(h_l, f_l(h_l)), logits = readout(h_L); parameters and
+    shapes are one member's.
 
-    Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed and block. `stats`:
-    None takes normalisation statistics from the parameters (evaluation); a dict asks for those of the batch, and receives
-    the parameters' new running values (training). Models without batch statistics ignore it.
+    Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed and
+    block. `stats`: None takes normalisation statistics from the parameters (evaluation); a dict
+    asks for those of the batch, and receives the parameters' new running values (training). Models
+    without batch statistics ignore it.
     """
 
     version = 1  # raised when the model's meaning changes
@@ -22,16 +26,23 @@ class Model:
     controls = False  # whether terminal_ln=False and residual=False are available
     probe = 1024  # images of the fixed diagnostic batch, cut to what the dataset has
     writers = r"embed\.|blocks\.\d+\.fc2\."  # pattern of the parameters that write to the stream
-    statistics: tuple = ()  # how names of parameters end that are never trained, such as running statistics
+    # how names of parameters end that are never trained, such as running statistics
+    statistics: tuple = ()
     process_noise = 0.0  # standard deviation of noise added to every state while training
 
     def __init__(self, cfg, image_shape, classes):
         self.cfg, self.features, self.classes = cfg, math.prod(image_shape), classes
         self.width, self.depth = cfg.width, cfg.depth
-        self.terminal_ln, self.residual = self.terminal_ln and cfg.terminal_ln, self.residual and cfg.residual
+        self.terminal_ln, self.residual = (
+            self.terminal_ln and cfg.terminal_ln,
+            self.residual and cfg.residual,
+        )
         self.levels = [(self.width,)] * (self.depth + 1)
         if not (self.embedded or self.features == self.width):
-            raise ValueError(f"model {cfg.model!r} needs width = the inputs' {self.features} features, not {self.width}")
+            raise ValueError(
+                f"model {cfg.model!r} needs width = the inputs' {self.features} features, not "
+                f"{self.width}"
+            )
 
     @classmethod
     def check(cls, cfg):
@@ -62,7 +73,9 @@ class Model:
 
     def readout(self, p, h):
         """Logits from h_L."""
-        return self.linear(p, "readout.head", self.layer_norm(p, "readout.ln", h) if self.terminal_ln else h)
+        return self.linear(
+            p, "readout.head", self.layer_norm(p, "readout.ln", h) if self.terminal_ln else h
+        )
 
     def losses(self, logits, y):
         """Loss of each sample, (batch,): the cross-entropy."""
@@ -73,21 +86,29 @@ class Model:
         return F.cross_entropy(logits, y)
 
     def output_error(self, logits, y):
-        """e_T, the derivative of each sample's loss by its logits, (batch, C): softmax(logits) - onehot(y)."""
-        return torch.softmax(logits, -1) - (y[:, None] == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        """e_T, the derivative of each sample's loss by its logits, (batch, C): softmax(logits) -
+        onehot(y).
+        """
+        return torch.softmax(logits, -1) - (
+            y[:, None] == torch.arange(logits.shape[-1], device=logits.device)
+        ).to(logits.dtype)
 
     def vectors(self, h):
-        """States, gradients or credit (batch, *level) as (batch, positions, features): Γ and norms are per position.
+        """States, gradients or credit (batch, *level) as (batch, positions, features): Γ and norms
+        are per position.
 
         Tokens are positions, (batch, tokens, width); vectors and feature maps have one.
         """
         return h if h.ndim == 3 else h.flatten(1)[:, None]
 
     def linear(self, p, name, x):
-        """x W^T + b; where p has `name.feedback`, errors travel back through that matrix instead of W."""
+        """x W^T + b; where p has `name.feedback`, errors travel back through that matrix instead of
+        W.
+        """
         if f"{name}.feedback" not in p:
             w = p[f"{name}.weight"]
-            if torch.is_autocast_enabled(w.device.type):  # else W^T is cast, whose gradient torch.compile turns over twice
+            # else W^T is cast, whose gradient torch.compile turns over twice
+            if torch.is_autocast_enabled(w.device.type):
                 w = w.to(torch.get_autocast_dtype(w.device.type))
             return F.linear(x, w, p[f"{name}.bias"])
         return through(lambda w, v: F.linear(v, w), p, name, x) + p[f"{name}.bias"]
@@ -96,16 +117,20 @@ class Model:
         return F.layer_norm(h, h.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
 
     def scaled(self, tensors, c: float) -> dict[str, torch.Tensor]:
-        """`tensors` by name, c times as large where they write to the stream, or stand in for the weight of a layer
+        """`tensors` by name, c times as large where they write to the stream, or stand in for the
+        weight of a layer
         that does: as Kolen-Pollack's `aux.<layer>`, or as `<layer>.feedback` in a rule's state."""
         writes = re.compile(rf"(?:aux\.)?(?:{self.writers})")
-        return {k: v * c if self.embedded and writes.match(f"{k}.") else v for k, v in tensors.items()}
+        return {
+            k: v * c if self.embedded and writes.match(f"{k}.") else v for k, v in tensors.items()
+        }
 
     def rescaled(self, p, c: float) -> dict[str, torch.Tensor]:
         """Parameters of the same function whose stream h_0..h_L is c times as large.
 
-        Normalisation ignores the scale of its input (up to its eps of 1e-5), so scaling what writes to the stream changes no
-        logit; without a terminal LN the head divides the factor out again. A stack without embedding stays as it is.
+        Normalisation ignores the scale of its input (up to its eps of 1e-5), so scaling what writes
+        to the stream changes no logit; without a terminal LN the head divides the factor out again.
+        A stack without embedding stays as it is.
         """
         if not self.embedded:
             return dict(p)
@@ -116,7 +141,9 @@ class Model:
 
 
 def through(product, p: dict, name: str, x):
-    """product(W, x), whose derivative by x is that of product(B, x) where p has feedback B for this weight."""
+    """product(W, x), whose derivative by x is that of product(B, x) where p has feedback B for this
+    weight.
+    """
     out, back = product(p[f"{name}.weight"], x), p.get(f"{name}.feedback")
     if back is None:
         return out
@@ -131,10 +158,16 @@ class Init:
         self.generator, self.p = generator, {}
 
     def uniform(self, name, *shape):
-        """Weight (and bias) uniform within 1/√fan_in: kaiming_uniform with a=√5, the default of Linear and Conv2d."""
+        """Weight (and bias) uniform within 1/√fan_in: kaiming_uniform with a=√5, the default of
+        Linear and Conv2d.
+        """
         bound = 1 / math.sqrt(math.prod(shape[1:]))
-        self.p[f"{name}.weight"] = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
-        self.p[f"{name}.bias"] = torch.empty(shape[0]).uniform_(-bound, bound, generator=self.generator)
+        self.p[f"{name}.weight"] = torch.empty(shape).uniform_(
+            -bound, bound, generator=self.generator
+        )
+        self.p[f"{name}.bias"] = torch.empty(shape[0]).uniform_(
+            -bound, bound, generator=self.generator
+        )
 
     def normal(self, name, std, *shape):
         """Weight N(0, std²), zero bias."""

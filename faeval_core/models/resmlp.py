@@ -1,4 +1,6 @@
-"""ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain linear layers."""
+"""ResMLP and its synthetic relatives (SCIENCE section 2): vector states, pre-LN blocks, or plain
+linear layers.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from .base import Init, Model
 
 
 class ResMLP(Model):
-    """Linear embedding, L blocks LN → Linear → GELU → Linear, LN + Linear readout; states are (batch, width).
+    """Linear embedding, L blocks LN → Linear → GELU → Linear, LN + Linear readout; states are
+    (batch, width).
 
     terminal_ln=False drops the LayerNorm before the head; residual=False makes h_{l+1} = f_l(h_l).
     """
@@ -16,9 +19,11 @@ class ResMLP(Model):
     activation = staticmethod(F.gelu)
 
     def init(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """PyTorch's default Linear and LayerNorm init; each block's second Linear is N(0, 0.01²) with zero bias.
+        """PyTorch's default Linear and LayerNorm init; each block's second Linear is N(0, 0.01²)
+        with zero bias.
 
-        Without the residual add that Linear is N(0, 0.5²), since a stack of near-zero maps would carry no signal.
+        Without the residual add that Linear is N(0, 0.5²), since a stack of near-zero maps would
+        carry no signal.
         """
         d, new = self.width, Init(generator)
         if self.embedded:
@@ -43,7 +48,9 @@ class ResMLP(Model):
 
 
 class StudentNet(ResMLP):
-    """ResMLP without embedding and terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); so are its teachers."""
+    """ResMLP without embedding and terminal LN whose activation is φ_α(z) = (1-α) z + α tanh(z); so
+    are its teachers.
+    """
 
     embedded = terminal_ln = controls = False
     options = {"alpha": 1.0}
@@ -52,7 +59,9 @@ class StudentNet(ResMLP):
     def check(cls, cfg):
         super().check(cfg)
         if cfg.model_options["alpha"] > 1:
-            raise ValueError(f"model option alpha must lie in [0, 1], not {cfg.model_options['alpha']}")
+            raise ValueError(
+                f"model option alpha must lie in [0, 1], not {cfg.model_options['alpha']}"
+            )
 
     def activation(self, z):
         alpha = self.cfg.model_options["alpha"]
@@ -60,10 +69,11 @@ class StudentNet(ResMLP):
 
 
 class ToyLQ(ResMLP):
-    """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L‖²: the exact costate is A_l^T ... A_{L-1}^T W^T e_T, with e_T = W h_L.
+    """h_{l+1} = A_l h_l + 0.03 noise, cost ½‖W h_L‖²: the exact costate is A_l^T ... A_{L-1}^T W^T
+    e_T, with e_T = W h_L.
 
-    A_l = I + N(0, mixing²/width), W = N(0, 1/width), h_0 the input itself. The study trains nothing of it: credit estimators are
-    fitted to its states (train_net=False).
+    A_l = I + N(0, mixing²/width), W = N(0, 1/width), h_0 the input itself. The study trains nothing
+    of it: credit estimators are fitted to its states (train_net=False).
     """
 
     embedded = terminal_ln = controls = False

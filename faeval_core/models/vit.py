@@ -1,4 +1,6 @@
-"""ViT-Mini (SCIENCE section 2): a small vision transformer with a cls token and a terminal LayerNorm."""
+"""ViT-Mini (SCIENCE section 2): a small vision transformer with a cls token and a terminal
+LayerNorm.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,12 @@ from .base import Init, Model
 
 
 class ViTMini(Model):
-    """Patches → Linear, cls token, positions; L blocks x + attention(LN x), + MLP(LN ·), written as h + f_l(h); LN + head on cls.
+    """Patches → Linear, cls token, positions; L blocks x + attention(LN x), + MLP(LN ·), written as
+    h + f_l(h); LN + head on cls.
 
-    States are (batch, tokens, width). Γ and norms are per token and leave out those with a zero gradient: at level L all but
-    the cls token. Credit methods see and write all tokens of a state as one long vector. ρ and Γ are taken on 256 images.
+    States are (batch, tokens, width). Γ and norms are per token and leave out those with a zero
+    gradient: at level L all but the cls token. Credit methods see and write all tokens of a state
+    as one long vector. ρ and Γ are taken on 256 images.
     """
 
     options = {"patch": 4, "heads": 4, "mlp_ratio": 2}
@@ -31,10 +35,15 @@ class ViTMini(Model):
         super().check(cfg)
         o = cfg.model_options
         if min(o.values()) < 1 or cfg.width % o["heads"]:
-            raise ValueError(f"model 'vitmini' needs patch, heads and mlp_ratio of at least 1, and heads that divide width: {o}")
+            raise ValueError(
+                "model 'vitmini' needs patch, heads and mlp_ratio of at least 1, and heads "
+                f"that divide width: {o}"
+            )
 
     def init(self, generator):
-        """PyTorch's default Linear init, what writes to the stream N(0, 0.02²); cls and positions N(0, 0.02²)."""
+        """PyTorch's default Linear init, what writes to the stream N(0, 0.02²); cls and positions
+        N(0, 0.02²).
+        """
         d, new = self.width, Init(generator)
         new.uniform("embed.patches", d, self.channels * self.patch**2)
         for name, rows in (("cls", 1), ("position", self.tokens)):
@@ -51,14 +60,18 @@ class ViTMini(Model):
         return new.p
 
     def embed(self, p, x, stats=None):
-        patches = F.unfold(x, self.patch, stride=self.patch).transpose(1, 2)  # (batch, tokens - 1, channels · patch²)
+        # (batch, tokens - 1, channels · patch²)
+        patches = F.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
         h = self.linear(p, "embed.patches", patches)
         return torch.cat([p["embed.cls"].expand(len(h), 1, -1), h], 1) + p["embed.position"]
 
     def block(self, p, l, h, stats=None):
         b, (n, t, d) = f"blocks.{l}.", h.shape
-        qkv = self.linear(p, b + "qkv", self.layer_norm(p, b + "ln1", h)).view(n, t, 3, self.heads, -1)
-        mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))  # (batch, heads, tokens, d / heads)
+        qkv = self.linear(p, b + "qkv", self.layer_norm(p, b + "ln1", h)).view(
+            n, t, 3, self.heads, -1
+        )
+        # (batch, heads, tokens, d / heads)
+        mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
         attended = self.linear(p, b + "proj", mixed.transpose(1, 2).reshape(n, t, d))
         z = F.gelu(self.linear(p, b + "fc1", self.layer_norm(p, b + "ln2", h + attended)))
         return attended + self.linear(p, b + "fc2", z)
