@@ -1,4 +1,4 @@
-"""The command line: python -m faeval_core reproduce | run | status | audit | data register."""
+"""The command line: python -m faeval_core reproduce | run | backlog | status | audit | data."""
 
 import argparse
 import ast
@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from . import costs, data, runs
+from . import backlog, costs, data, runs
 from .config import CHOICES, RunConfig, check_known
 from .engines import ENGINES, opened
 from .environment import expanded
@@ -101,7 +101,7 @@ def parser() -> Parser:
             allow_abbrev=False,
         )
         p.set_defaults(do=do)
-        if do in (run, status, audit):
+        if do in (run, train_backlog, status, audit):
             p.add_argument(
                 "--results", default="results", help="folder of the records (default results)"
             )
@@ -174,6 +174,17 @@ def parser() -> Parser:
         "--engine", default="serial", help="; ".join(f"{k}: {v}" for k, v in ENGINES.items())
     )
     plain(p)
+
+    p = command(
+        "backlog",
+        "train what the notebooks list and the store lacks, by what it tells per hour; the same "
+        "command goes on where it was cut off",
+        train_backlog,
+    )
+    p.add_argument("--study", type=names, default=None, help="only of these notebooks (stems)")
+    p.add_argument("--hours", type=float, default=None, help="only what fits into these")
+    p.add_argument("--engine", default=None, help="as of run (default: processes, one per core)")
+    p.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu or cuda")
 
     command("status", "what the store has, lacks, and would cost, per study", status)
 
@@ -287,6 +298,15 @@ def run(args) -> int:
             f"{' '.join(args.study)}"
         )
     return 1 if None in records else 0
+
+
+def train_backlog(args) -> int:
+    store = Store(args.results)
+    check_folder(store.root)
+    left = backlog.train(
+        store, args.study, engine=args.engine, device=args.device, hours=args.hours
+    )
+    return 1 if left else 0
 
 
 def note_new(root: Path) -> None:

@@ -20,10 +20,11 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
-from . import __version__, data, environment, latex, tables
+from . import __version__, backlog, data, environment, latex, tables
 from .config import CHOICES, RunConfig, check_known, checked
-from .files import check_writable, publish, publish_json
+from .files import check_writable, publish, publish_json, studies
 from .runs import resolve_device
+from .store import Store
 
 FOLDERS = ("results", "figures")
 SMOKE = {
@@ -301,6 +302,14 @@ def put_back(path: Path, copy: Path) -> None:
     publish(path, nbformat.writes(nb) + "\n")
 
 
+def _train_backlog(root, plan) -> None:
+    """Train what these notebooks have listed before and the store lacks, the most telling first."""
+    store = Store((root / "notebooks" / plan[0][2]["results"]).resolve())
+    listed = [path.stem for path, *_ in plan if path.stem in studies(store.root)]
+    if listed and environment.training():
+        backlog.train(store, listed, device=plan[0][2].get("device", "auto"))
+
+
 def reproduce(
     profile="smoke",
     notebooks=None,
@@ -333,6 +342,8 @@ def reproduce(
     ):
         check_writable(place)
     (out / "manifest.json").unlink(missing_ok=True)
+    if profile == "paper" and plan[0][2]["train"]:
+        _train_backlog(root, plan)
     rows = []
     for i, (path, passed, values) in enumerate(plan, 1):
         mark, began = f"[{i}/{len(plan)}] {path.stem}", time.monotonic()

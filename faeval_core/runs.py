@@ -19,6 +19,7 @@ from tqdm import tqdm
 from . import data, engines, environment, preflight
 from .config import RunConfig, checked
 from .costs import cost_flops
+from .execution import bf16_slowdown, onednn_rounds
 from .methods import METHODS
 from .methods.base import RuleError
 from .parcel import Parcel, check_code
@@ -138,6 +139,7 @@ def run(
         waves, asked = [*_upstream_waves(missing, store), dict.fromkeys(missing, ())], set(missing)
         # else each worker tries what it is to train, as a rule may end the process that tries it
         if executor is None:
+            check_precision(missing, resolve_device(device))
             _preflight(dict.fromkeys(c for wave in waves for c in wave), device)
         for wave in waves:
             # what is asked for itself trains to its end before what starts from it
@@ -164,6 +166,19 @@ def _preflight(configs, device, kind=Exception) -> None:
     for error in preflight.faults(configs, resolve_device(device)).values():
         if isinstance(error, kind):
             raise error
+
+
+def check_precision(configs, device) -> None:
+    """Raise ValueError for a long run in bfloat16 on a CPU where float32 is faster."""
+    if device.type == "cuda" or onednn_rounds():
+        return
+    for c in configs:
+        if c.precision == "bf16" and cost_flops(c) > FUSE_FLOPS and (times := bf16_slowdown()) > 1:
+            raise ValueError(
+                f"run {c.id} asks for precision='bf16', whose products take {times:.1f} times as "
+                "long as float32's on this CPU; use precision='fp32', or a machine with bfloat16 "
+                "instructions"
+            )
 
 
 def _usable(configs, store) -> set[str]:
@@ -391,6 +406,7 @@ def train_ensemble(
         if needed:
             images = data.load(needed[0].dataset)
             store.check_dataset(images)
+            check_precision(needed, resolve_device(device))
             # all else may be the fault of one run, and shows in its training
             _preflight(needed, device, RuleError)
             with _memory_named(needed):

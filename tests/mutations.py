@@ -301,6 +301,12 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                        "test_runs.py::test_runs_are_refused_where_torch_makes_float64"),
     "datasets-unlocked": ("store.py", '        # else two processes that note new datasets at once would lose one of them\n        with self.lock("datasets"):', '        if True:  # else two processes that note new datasets at once would lose one of them',
                           "test_store.py::test_datasets_that_are_new_at_the_same_time_are_all_noted"),
+    "seeds-worth-alike": ("backlog.py", "1 / (1 + known[s])", "1", "test_backlog.py"),
+    "start-for-nothing": ("backlog.py", "return costs.cost_flops(upstream) * epoch / upstream.epochs", "return 0.0", "test_backlog.py"),
+    "start-paid-twice": ("backlog.py", "started.add((best.config.upstream, best.config.upstream_epoch))", "pass", "test_backlog.py"),
+    "hours-overrun": ("backlog.py", "sum(seconds[: i + 1]) <= hours", "sum(seconds[:i]) <= hours", "test_backlog.py"),
+    "bf16-anyhow": ("runs.py", "(times := bf16_slowdown()) > 1", "(times := bf16_slowdown()) > 20", "test_runs.py::test_a_long_run_in_bfloat16_is_refused_where_float32_is_faster"),
+    "slow-records": ("costs.py", "return max(rates) *", "return min(rates) *", "test_costs.py"),
 }  # fmt: skip
 
 

@@ -682,6 +682,6 @@ def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
     for _ in range(2):  # a cell may be run again
         assert study.run(arms) == {"wr 0.2": [], ("code", "eT"): []}
     assert [row["label"] for row in study.rows.values()] == ["wr 0.2 = code eT", "code eT"]
-    assert study.state().startswith(
-        "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT (about"
-    )
+    state = "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT"
+    assert study.state() == state
+    assert study.finish().startswith(f"{state} (about ")

@@ -3,6 +3,7 @@ runs.
 """
 
 import subprocess
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -364,3 +365,19 @@ def test_an_upstream_run_is_of_the_same_images():
         RunConfig(
             "fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1
         )
+
+
+@pytest.mark.parametrize(
+    "slowdown, epochs, refused", [(10.0, 100, True), (0.6, 100, False), (10.0, 1, False)]
+)
+def test_a_long_run_in_bfloat16_is_refused_where_float32_is_faster(
+    monkeypatch, slowdown, epochs, refused
+):
+    """Before anything trains, with the way out; a short one may be slow."""
+    monkeypatch.setattr(runs, "onednn_rounds", lambda: False)
+    monkeypatch.setattr(runs, "bf16_slowdown", lambda: slowdown)
+    c = RunConfig("dfa", precision="bf16", epochs=epochs)
+    expected = pytest.raises(ValueError, match=f"{c.id}.*'bf16'.* 10.0 times.*use precision='fp32'")
+    with expected if refused else nullcontext():
+        runs.check_precision([c.with_(precision="fp32"), c], torch.device("cpu"))
+    runs.check_precision([c], torch.device("cuda"))
