@@ -32,8 +32,7 @@ lint: $(STAMP)
 
 test: lint
 	$(ALONE) $(BIN)/python -m pytest $(SHARED) --ignore tests/test_engines.py tests
-	$(ALONE) $(BIN)/python -m pytest tests/test_engines.py -k "not ends_its_process"
-	$(ALONE) $(BIN)/python -m pytest tests/test_engines.py -k ends_its_process
+	$(ALONE) $(BIN)/python -m pytest tests/test_engines.py
 	$(ALONE) FAEVAL_TRAIN=0 $(BIN)/python -m pytest $(SHARED) --nbval-lax --nbval-current-env --nbval-cell-timeout 600 reproduce_all.ipynb notebooks
 
 test-kernels: $(STAMP)

@@ -306,6 +306,9 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "start-paid-twice": ("backlog.py", "started.add((best.config.upstream, best.config.upstream_epoch))", "pass", "test_backlog.py"),
     "hours-overrun": ("backlog.py", "sum(seconds[: i + 1]) <= hours", "sum(seconds[:i]) <= hours", "test_backlog.py"),
     "bf16-anyhow": ("runs.py", "(times := bf16_slowdown()) > 1", "(times := bf16_slowdown()) > 20", "test_runs.py::test_a_long_run_in_bfloat16_is_refused_where_float32_is_faster"),
+    "sets-walked-through": (OWN, "sorted(self.apart(v, value) for v", "sorted(self.of(v) for v", RULES + "functions_of_a_set_are_told_alike_in_any_order"),
+    "looked-up-untold": (OWN, "yield from self.named(own_entries(value))", "pass", RULES + "a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along"),
+    "looked-up-left-behind": (OWN, "_at(*where).update(values)", "pass", RULES + "a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along"),
     "slow-records": ("costs.py", "return max(rates) *", "return min(rates) *", "test_costs.py"),
 }  # fmt: skip
 
