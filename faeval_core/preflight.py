@@ -100,6 +100,7 @@ def check(configs, pixels) -> None:
     check_diagnosis(method, cfg, p, s, x, y, pixels)
     check_company(configs, pixels)
     check_reads(cfg, p, s, x, y, pixels)
+    check_code_kept(cfg)
 
 
 # -- the class
@@ -136,6 +137,16 @@ def check_names(kind) -> None:
     for name, hook in meant.items():
         warnings.warn(
             f"method {kind.name!r}: faeval calls no {name!r}; did you mean {hook!r}?", stacklevel=2
+        )
+
+
+def check_code_kept(cfg) -> None:
+    """What a rule reads besides its arguments names its runs, so that it must not change it."""
+    if cfg.code != cfg.code_now():
+        raise RuleError(
+            f"method {cfg.method!r} changes a global, class attribute or default that it reads, "
+            "such as a counter, and so is another rule at each step; keep what changes in the "
+            "state `s`, through init_state and at_epoch"
         )
 
 
