@@ -20,7 +20,7 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
-from . import __version__, backlog, data, environment, latex, tables
+from . import __version__, backlog, data, environment, latex, readme, tables
 from .config import CHOICES, RunConfig, check_known, checked
 from .files import check_writable, publish, publish_json, studies
 from .runs import resolve_device
@@ -379,6 +379,7 @@ def reproduce(
         print("the paper's numbers stay as they were, since they need every notebook")
     elif results == root / "results" and (root / "paper").is_dir():
         latex.write(results, root / "paper")
+        readme.write(root)
     manifest = {
         "profile": profile,
         "status": "failed" if failed else "complete",
