@@ -22,8 +22,8 @@ from traitlets.config import Config
 
 from . import __version__, backlog, data, environment, latex, readme, tables
 from .config import CHOICES, RunConfig, check_known, checked
+from .device import resolve_device
 from .files import check_writable, publish, publish_json, studies
-from .runs import resolve_device
 from .store import Store
 
 FOLDERS = ("results", "figures")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import PROCESSES
 
-from faeval_core import METHODS, RunConfig, Store, register, run, runs
+from faeval_core import METHODS, RunConfig, Store, register, run, worker
 from faeval_core.methods import source
 from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
@@ -418,7 +418,7 @@ def test_a_config_of_a_rule_that_has_changed_is_refused(store):
 
 
 def test_neither_checkpoint_nor_snapshot_nor_upstream_is_of_an_edited_rule(store, monkeypatch):
-    real, begun = runs.Ensemble.run_epoch, []
+    real, begun = worker.Ensemble.run_epoch, []
 
     def epoch(self):
         begun.append((self.configs[0].method, self.epoch))
@@ -426,8 +426,8 @@ def test_neither_checkpoint_nor_snapshot_nor_upstream_is_of_an_edited_rule(store
             raise KeyboardInterrupt
         return real(self)
 
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
-    monkeypatch.setattr(runs.Ensemble, "run_epoch", epoch)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker.Ensemble, "run_epoch", epoch)
 
     def started():
         return tiny("bp", upstream=tiny("signed"), upstream_epoch=2)

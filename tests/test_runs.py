@@ -11,7 +11,7 @@ import torch
 from conftest import float64, tiny
 
 import faeval_core
-from faeval_core import RunConfig, Store, provenance, run, runs
+from faeval_core import RunConfig, Store, provenance, run, runs, worker
 from faeval_core.store import rounded
 from faeval_core.training import DiagnosisFailed, Ensemble
 
@@ -71,7 +71,7 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(
         for s in (1, 2)
     ]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
     real, begun = Ensemble.run_epoch, []
 
     def epoch(self, fail_at=None):
@@ -170,7 +170,7 @@ def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkey
     """
     configs = [tiny("dfa", epochs=4, seed=s) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
     real = Ensemble.run_epoch
 
     def epoch(self):
@@ -374,10 +374,10 @@ def test_a_long_run_in_bfloat16_is_refused_where_float32_is_faster(
     monkeypatch, slowdown, epochs, refused
 ):
     """Before anything trains, with the way out; a short one may be slow."""
-    monkeypatch.setattr(runs, "onednn_rounds", lambda: False)
-    monkeypatch.setattr(runs, "bf16_slowdown", lambda: slowdown)
+    monkeypatch.setattr(worker, "onednn_rounds", lambda: False)
+    monkeypatch.setattr(worker, "bf16_slowdown", lambda: slowdown)
     c = RunConfig("dfa", precision="bf16", epochs=epochs)
     expected = pytest.raises(ValueError, match=f"{c.id}.*'bf16'.* 10.0 times.*use precision='fp32'")
     with expected if refused else nullcontext():
-        runs.check_precision([c.with_(precision="fp32"), c], torch.device("cpu"))
-    runs.check_precision([c], torch.device("cuda"))
+        worker.check_precision([c.with_(precision="fp32"), c], torch.device("cpu"))
+    worker.check_precision([c], torch.device("cuda"))
