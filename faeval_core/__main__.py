@@ -20,6 +20,7 @@ from .engines import ENGINES, opened
 from .environment import expanded
 from .files import check_folder, studies
 from .methods import METHODS
+from .models import MODELS
 from .store import Store
 from .training import DiagnosisFailed
 
@@ -335,8 +336,8 @@ def status(args) -> None:
 
     def standing(row):  # (status, seconds left)
         seconds = row["flops"] / rate
-        # a rule of the user's own that is not registered here
-        if row["config"]["method"] not in CHOICES["method"]:
+        # a rule or model of the user's own that is not registered here
+        if any(row["config"][kind] not in CHOICES[kind] for kind in ("method", "model")):
             return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
         if record := records.get(c.id) or (store.get(c) if store.has(c) else None):
@@ -407,7 +408,7 @@ def load_methods(file):
     """Import a file that registers methods, under its own name, so that worker processes find its
     classes there, too.
     """
-    path, before = Path(file), dict(METHODS)
+    path, before = Path(file), (dict(METHODS), dict(MODELS))
     if not path.is_file():
         raise ValueError(f"--method-file {file!r} is no file")
     found = None if "." in path.stem else importlib.util.find_spec(path.stem)
@@ -420,9 +421,10 @@ def load_methods(file):
     importlib.reload(
         sys.modules[path.stem]
     ) if path.stem in sys.modules else importlib.import_module(path.stem)
-    if METHODS == before:
+    if (METHODS, MODELS) == before:
         raise ValueError(
-            f"--method-file {file} registers no method; write @register above its class"
+            f"--method-file {file} registers no method; write @register above its class "
+            "(or register_model, for a model)"
         )
 
 
