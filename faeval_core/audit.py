@@ -1,7 +1,6 @@
 import base64
 import html
 import inspect
-from collections import Counter
 from dataclasses import dataclass, fields
 from statistics import fmean
 from string import Template
@@ -107,17 +106,8 @@ class Audit:
                     f"Seed {r.config.seed} diverged at step {r.fault['step']}: "
                     f"{r.fault['quantity']} is not finite."
                 )
-        faults = Counter(protocol.reference_fault(r.final) for r in records if r.final)
-        for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
-            fired, n = judged.counts[k]
-            causes = (
-                {k: fired}
-                if k != "b'"
-                else {cause: faults[cause] for cause in ("twin", "rescaling") if faults[cause]}
-            )
-            for cause, count in causes.items():
-                told = f"({k}) {protocol.MEANING[cause]}: {count} of {n} seeds."
-                out.append(f"{told} Withdraw: {protocol.WITHDRAW[cause]}.")
+        faults = [protocol.reference_fault(r.final) for r in records if r.final]
+        out += protocol.sentences(judged, faults)
         uphill = [mean for mean in map(mean_gamma, records) if mean is not None and mean < UPHILL]
         if uphill:
             told = (

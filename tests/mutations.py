@@ -199,7 +199,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                        "test_protocol.py::test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error"),
     "latex-command": ("latex.py", 'PES |= {\n    "\\\\": r"\\textbackslash{}",\n    "^": r"\\textasciicircum{}",\n    "~": r"\\textasciitilde{}",\n    "‖": r"\\(\\|\\)",\n', 'PES |= {"^": r"\\textasciicircum{}", "~": r"\\textasciitilde{}", "‖": r"\\(\\|\\)"',
                       "test_protocol.py::test_no_text_is_a_command_to_latex"),
-    "nothing-rescaled": ("protocol.py", 'or not (\n        rescaling_took(diagnosis) and moved.get("repeatable", True)\n    ', 'or not (True and moved.get("repeatable", True)',
+    "nothing-rescaled": ("protocol.py", "if not rescaling_took(diagnosis):", "if False:",
                          "test_audit.py::test_b_is_undefined_where_the_stream_cannot_be_rescaled"),
     "random-fires": (DIAG, '"repeatable": alike(*asked)', '"repeatable": True',
                      "test_audit.py::test_random_credit_does_not_fire_b"),
