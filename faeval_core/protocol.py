@@ -250,7 +250,8 @@ class Verdict(NamedTuple):
         ] * bool(self.diverged)
         if not doubts:
             return f"fires {fired}" if fired else "trustworthy"
-        return "; ".join([f"fires {fired}" if fired else f"none of {silent} fires", *doubts])
+        known = f"fires {fired}" if fired else f"none of {silent} fires"
+        return "; ".join([known] * bool(fired or silent) + doubts)
 
     def withdraw(self, letters=PUBLISHED) -> list[str]:
         return [WITHDRAW[k] for k in self.fired(letters)]

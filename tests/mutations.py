@@ -71,7 +71,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "pearson-centre": (DIAG, "told - told.mean(0)", "told", "test_diagnostics.py"),
     "gamma-level": (DIAG, '    # `block`: what trains block l against g_l\n    same, block = list(zip(a, gs)), list(zip(method.heard(a), gs))', '    same, block = list(zip(a, gs)), list(zip(a, gs))  # `block`: what trains block l against g_l', "test_diagnostics.py"),
     "norm-of-batch": (DIAG, "vectors(t).double().norm(dim=-1)", "vectors(t).double().norm(dim=0)", "test_diagnostics.py"),
-    "nudge-sign": (DIAG, "hs[l] - eta * step", "hs[l] + eta * step", "test_diagnostics.py"),
+    "nudge-sign": (DIAG, "h - eta * step", "h + eta * step", "test_diagnostics.py"),
     "stability-level": (DIAG, "method.model.depth // 2]", "method.model.depth]", "test_diagnostics.py"),
     "checksum": ("store.py", 'if _checksum(told) != raw["checksum"]:', "if False:", "test_store.py"),
     "digest": ("store.py", 'if _digest(tensors) != meta["digest"]:', "if False:", "test_store.py"),
