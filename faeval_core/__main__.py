@@ -1,4 +1,4 @@
-"""The command line: python -m faeval_core reproduce | run | backlog | status | audit | data."""
+"""The command line: python -m faeval_core reproduce | run | backlog | status | audit | judge …"""
 
 import argparse
 import ast
@@ -197,6 +197,11 @@ def parser() -> Parser:
     plain(p, dataset="digits", augment="on for all but digits")
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
+    p = command("judge", "the protocol's verdict on numbers that were measured elsewhere", judge)
+    p.add_argument(
+        "numbers", help="CSV file, a row per trained net: method, seed, accuracy, growth, g_norm, …"
+    )
+
     p = command(
         "data",
         (
@@ -383,6 +388,12 @@ def audit(args) -> int:
     found = audit(**given)
     print(found.text)
     return 0 if all(found.arms.values()) else 1
+
+
+def judge(args) -> None:
+    from .measured import verdict_from
+
+    print(verdict_from(args.numbers).text)
 
 
 def register(args) -> None:

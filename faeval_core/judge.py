@@ -58,6 +58,8 @@ class Judgement:
     diagnosis: dict
     fired: dict[str, bool | None]
     undefined: dict[str, str]
+    accuracy: float | None = None
+    frozen_accuracy: float | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -72,6 +74,18 @@ class Judgement:
         told = {k: self.diagnosis.get(k, nothing) for k in PER_LEVEL}
         rows = {"level": self.levels, "shape": self.shapes} | told
         return pd.DataFrame(rows).set_index("level").astype(dict.fromkeys(PER_LEVEL, float))
+
+    def to_row(self, **names) -> dict:
+        """What was measured, as a row of `measured.verdict_from`, which judges many nets together.
+
+        names: `method` and `seed`, by which it takes rows for seeds of one method.
+        """
+        told = {k: self.diagnosis[k] for k in ROW if k in self.diagnosis}
+        if moved := self.diagnosis.get("rescaled"):
+            told |= {f"{k}_rescaled": moved[k] for k in ("gamma", "g_norm")}
+            told |= {"rescale_factor": moved["factor"]} if moved["repeatable"] else {}
+        told |= {"accuracy": self.accuracy, "frozen_accuracy": self.frozen_accuracy}
+        return names | {k: v for k, v in told.items() if v is not None}
 
     @property
     def lines(self) -> list[str]:
@@ -101,6 +115,7 @@ class Judgement:
 
 PER_LEVEL = ("gamma", "gamma_clamped", "gamma_copied", "rho", "nudge", "nudge_raw")
 PER_LEVEL += ("h_norm", "g_norm", "growth_to_next", "twin")
+ROW = ("growth", "stability", "h_norm", "g_norm", "gamma", "rho", "twin")
 
 
 def judge(
@@ -165,6 +180,8 @@ def judge(
         diagnosis,
         fired,
         letters | rest,
+        accuracy,
+        frozen_accuracy,
         notes,
     )
 

@@ -4,6 +4,7 @@ changed, and every mistake named.
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from conftest import ROUNDING, full, member, scramble, tiny
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from faeval_core import diagnostics, protocol
 from faeval_core import judge as judging
+from faeval_core import protocol
 from faeval_core.diagnostics import RESCALE
 from faeval_core.judge import CreditError, LevelError, judge
 
@@ -261,8 +262,7 @@ def test_the_stream_is_rescaled_where_that_changes_no_function(net, writers, why
         assert found.fired["b'"] is False and "b'" not in found.undefined
     else:
         assert found.fired["b'"] is None
-        assert pytest.approx(0) != len(found.undefined["b'"])
-        assert __import__("re").search(why, found.undefined["b'"])
+        assert re.search(why, found.undefined["b'"])
 
 
 def test_credit_that_hangs_on_the_scale_fires_and_a_drawn_one_does_not():
@@ -328,7 +328,9 @@ def untidy():
 def state(net):
     """All that judge might change: values, identity of tensors, modes, gradients, hooks."""
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    values = {k: (id(t), t.data_ptr(), t.dtype, t.numpy(force=True).tobytes()) for k, t in tensors.items()}
+    values = {
+        k: (id(t), t.data_ptr(), t.dtype, t.numpy(force=True).tobytes()) for k, t in tensors.items()
+    }
     grads = {
         k: (id(p.grad), p.grad is None or p.grad.numpy().tobytes(), p.requires_grad)
         for k, p in net.named_parameters()
@@ -422,7 +424,10 @@ def at(level, change):
         (lambda a: a.to("meta"), "'adds.1' has device meta, and its state cpu; make it like"),
         (lambda a: a.requires_grad_(), r"'adds.1' has a gradient attached; return a.detach\(\)"),
         (lambda a: a / 0 * 0, "'adds.1' is not finite for 12 of 12 samples; look for a division"),
-        (lambda a: a.index_fill(0, torch.tensor(3), math.inf), "'adds.1' is not finite for 1 of 12"),
+        (
+            lambda a: a.index_fill(0, torch.tensor(3), math.inf),
+            "'adds.1' is not finite for 1 of 12",
+        ),
         (lambda a: a * 0, "'adds.1' is zero for every sample; it has no direction"),
         (lambda a: None, "'adds.1' is of type NoneType; .*leave a level that has none out"),
         (lambda a: a.numpy(), "'adds.1' is of type ndarray"),
@@ -519,5 +524,3 @@ def test_a_model_that_has_diverged_is_not_judged():
         net.head.weight.fill_(math.nan)
     with pytest.raises(ValueError, match="gradient at level 'embed' is not finite"):
         judge(net, LEVELS, bp, x, y)
-
-
