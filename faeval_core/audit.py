@@ -21,7 +21,6 @@ COSINES = {
     "of their update": "update",
     "of the optimiser's step": "step",
 }
-UPHILL = -0.1  # mean Γ below which credit is likely to have the wrong sign
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}
@@ -108,7 +107,9 @@ class Audit:
                 )
         faults = [protocol.reference_fault(r.final) for r in records if r.final]
         out += protocol.sentences(judged, faults)
-        uphill = [mean for mean in map(mean_gamma, records) if mean is not None and mean < UPHILL]
+        uphill = [
+            mean for mean in map(mean_gamma, records) if mean is not None and mean < protocol.UPHILL
+        ]
         if uphill:
             told = (
                 f"Γ is {fmean(uphill):.2f}, the mean over all levels, in {len(uphill)} of "

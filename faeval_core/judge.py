@@ -6,6 +6,7 @@ What cannot be measured on a model is undefined, with the reason.
 """
 
 import copy
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import diagnostics, protocol
-from .config import check_known, stream
+from .config import stream
 from .diagnostics import BATCH, DIRECTIONS, RESCALE, STABILITY_BATCHES
 from .methods.base import RuleError
 from .models import Model
@@ -98,8 +99,8 @@ class Judgement:
         out += protocol.sentences(judged, [protocol.reference_fault(self.diagnosis)])
         if lead := protocol.over_copy(self.diagnosis):
             out.append(f"Γ at the hidden levels, less that of δ_L copied to each: {lead:.3g}.")
-        wrong = [name for name, v in zip(self.levels, self.diagnosis["gamma"]) if v and v < 0]
-        if wrong:
+        known = [(n, v) for n, v in zip(self.levels, self.diagnosis["gamma"]) if v is not None]
+        if wrong := [name for name, v in known if v < protocol.UPHILL]:
             told = "check the sign of its credit, which is that of the gradient"
             out.append(f"Γ is negative at {', '.join(wrong)}: {told}.")
         for what, why in self.undefined.items():
@@ -159,7 +160,7 @@ def judge(
     _check_arguments(model, x, y, accuracy, frozen_accuracy)
     stack = Stack(model, _tap(model, levels), loss, x, y)
     notes = _notes(model, x)
-    with left_alone(model) as kept, fast_paths_off():
+    with left_alone(model) as kept, eagerly():
         hs, gs, credits = stack.credited(credit, kept)
         found, why = _alignment(stack, hs, gs, credits)
         found["stability"], why["stability"] = _stability(stack, stability_batches)
@@ -251,10 +252,10 @@ def submodules(model: nn.Module, given, argument: str) -> tuple[list[str], list[
                 told = f"{argument} holds a {type(part).__name__} that is no part of the model"
                 raise LevelError(f"{told}; name it by its place, as in dict(model.named_modules())")
             part = of[id(part)]
-        try:
-            check_known(f"submodule in {argument}", [part], known)
-        except ValueError as e:
-            raise LevelError(str(e)) from e
+        if part not in known:
+            near = difflib.get_close_matches(str(part), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "dict(model.named_modules()) has them"
+            raise LevelError(f"{argument} names {part!r}, which is no submodule; {hint}")
         names.append(part)
     if twice := [name for name in names if names.count(name) > 1]:
         raise LevelError(f"{argument} names {twice[0]!r} twice")
@@ -383,6 +384,9 @@ class Stack:
                 raise LevelError(f"{told}; {way_out}")
         losses = self.losses(output, self.y)
         scalar = losses.sum() / BATCH
+        if not scalar.requires_grad:
+            told = "no gradient reaches the loss: the model runs under torch.no_grad, or detaches"
+            raise LevelError(f"{told}; judge a model that back-propagation can go through")
         gs = torch.autograd.grad(scalar, states, retain_graph=True, allow_unused=True)
         for name, g in zip(self.tap.names, gs):
             if g is None:
@@ -398,7 +402,12 @@ class Stack:
     def credited(self, credit: Credit, kept: "Kept"):
         """(detached states, gradients, checked credit)."""
         states, output, _, gs = self.gradients()
+        versions = [h._version for h in states]
         found = credit(list(states), output, self.y)
+        for name, h, before in zip(self.tap.names, states, versions):
+            if h._version != before:
+                way_out = "make a new tensor of it"
+                raise CreditError(f"the credit edits the state at level {name!r}; {way_out}")
         if moved := kept.changed():
             way_out = "a credit reads the model, and changes nothing of it"
             raise CreditError(f"the credit changes {moved} of the model; {way_out}")
@@ -517,12 +526,15 @@ def left_alone(model: nn.Module) -> Iterator[Kept]:
 
 
 @contextmanager
-def fast_paths_off() -> Iterator[None]:
-    """Fused transformer layers off, which run no submodule."""
+def eagerly() -> Iterator[None]:
+    """Submodules run one by one, so that hooks are heard: nothing compiled, no fused transformer
+    layer.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

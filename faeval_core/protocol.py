@@ -20,6 +20,7 @@ TWIN_FLOOR = 0.99  # (b'): cosine of the fp32 gradient with its fp64 twin, at ev
 # update and what credit makes are one above; cosines further apart than this differ
 OWN_FLOOR, OWN_GAP = 0.99, 0.1
 RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving rescaling of the stream
+UPHILL = -0.1  # Γ below which credit is likely to have the wrong sign
 
 MEANING = {
     "a": "growth: the scale of the residual stream runs away",

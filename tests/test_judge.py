@@ -78,13 +78,14 @@ def transformer():
 
 
 @pytest.mark.parametrize("made", [residual_net, transformer])
-def test_bps_own_credit_is_exact_and_a_random_one_is_not(made):
+def test_bps_own_credit_is_exact_and_a_random_one_is_not(made, monkeypatch):
     net, levels, x = made()
     y = torch.arange(len(x)) % 4
-    found = judge(net, levels, bp, x, y, directions=8).diagnosis
+    found = judge(net, levels, bp, x, y, directions=4).diagnosis
     assert found["gamma"] == pytest.approx([1] * len(levels), abs=1e-6)
     assert min(found["rho"]) > 0.99 and max(found["nudge"]) < 0
-    found = judge(net, levels, noise, x, y, directions=1).diagnosis
+    monkeypatch.setattr(judging.Outputs, "can_resume", False)  # ρ of four directions says nothing
+    found = judge(net, levels, noise, x, y).diagnosis
     assert max(map(abs, found["gamma"])) < 0.1
 
 
@@ -199,6 +200,17 @@ def test_levels_may_be_modules_or_a_function_of_the_input():
         "h_2",
         "h_3",
     ]
+
+
+def test_a_compiled_net_is_judged_as_it_is_before():
+    net, (x, y) = Stream(), samples()
+    wanted = judge(net, LEVELS, bp, x, y)
+    compiled = torch.compile(net, backend="eager")
+    levels = [f"_orig_mod.{name}" for name in LEVELS]
+    compiled(x)
+    found = judge(compiled, levels, bp, x, y)
+    assert found.diagnosis["rho"] == wanted.diagnosis["rho"]
+    assert found.diagnosis["gamma"] == wanted.diagnosis["gamma"]
 
 
 def test_a_net_that_nothing_trains_has_levels_too():
@@ -438,6 +450,16 @@ def test_credit_that_cannot_be_compared_is_named_with_its_level(change, message)
         judge(Stream(), LEVELS, at(2, change), *samples())
 
 
+def test_credit_that_edits_a_state_is_named():
+    def edits(states, output, y):
+        found = bp(states, output, y)
+        states[1].mul_(2)
+        return found
+
+    with pytest.raises(CreditError, match="edits the state at level 'adds.0'; make a new tensor"):
+        judge(Stream(), LEVELS, edits, *samples())
+
+
 def test_credit_needs_a_tensor_for_every_level():
     for credit, message in (
         (lambda *a: bp(*a)[:3], "has 3 levels; it needs one tensor for each of the 4 levels, em"),
@@ -472,7 +494,8 @@ class Twice(nn.Module):
     [
         ("first", "levels must be a list of submodules or of their names, not 'first'"),
         ([], "levels is empty"),
-        (["frist"], "unknown submodule in levels 'frist'; did you mean 'first'"),
+        (["frist"], "levels names 'frist', which is no submodule; did you mean 'first'"),
+        (["zzz"], r"'zzz', which is no submodule; dict\(model.named_modules\(\)\) has them"),
         ([nn.Linear(2, 2)], "holds a Linear that is no part of the model"),
         (["first", "first"], "names 'first' twice"),
         (["first", "act"], "level 'act' runs 2 times in a pass, not once"),
@@ -516,6 +539,16 @@ def test_other_arguments_that_cannot_be_are_named(changes, message):
     given = {"model": Stream(), "levels": LEVELS, "credit": bp, "x": x, "y": y} | changes
     with pytest.raises(ValueError, match=message):
         judge(**given)
+
+
+def test_a_model_that_no_gradient_goes_through_is_named():
+    class Cut(Stream):
+        def forward(self, x):
+            with torch.no_grad():
+                return super().forward(x)
+
+    with pytest.raises(LevelError, match="no gradient reaches the loss.*torch.no_grad"):
+        judge(Cut(), LEVELS, bp, *samples())
 
 
 def test_a_model_that_has_diverged_is_not_judged():

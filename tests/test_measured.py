@@ -1,6 +1,8 @@
 """Verdicts on numbers that someone else measured: thresholds, what is lacking, what is wrong."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from test_judge import LEVELS, WRITERS, Stream, bp, samples
 from faeval_core import protocol
 from faeval_core.__main__ import main
 from faeval_core.judge import judge
-from faeval_core.measured import verdict_from
+from faeval_core.measured import KNOWN, STATUS, verdict_from
 
 SOUND = {
     "method": "mine",
@@ -213,3 +215,17 @@ def test_the_command_line_judges_a_file(tmp_path, capsys):
     path.write_text("method,growth\nmine,lots\n", encoding="utf-8")
     for file, told in ((path, "row 1 (mine): growth is 'lots'"), (tmp_path / "x.csv", "x.csv")):
         assert main(["judge", str(file)]) == 2 and told in capsys.readouterr().err
+
+
+def test_the_examples_of_the_page_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "judge.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(compile(block, "docs/judge.md", "exec"), names)
+    told = capsys.readouterr().out
+    assert len(blocks) == 2 and "dfa: fires (a), (b), (d); undefined: (c) (published" in told
+    assert names["found"].fired["b'"] is not None and names["table"]["rho"].notna().all()
+    listed = re.search(r"^Columns: (.*?)\. One ", page, re.DOTALL | re.MULTILINE)[1]
+    named = set(re.findall(r"`(\w+)`", listed)) - {"frozen", *STATUS, "h_norm_0", "h_norm_1"}
+    assert named == set(KNOWN)
