@@ -27,9 +27,8 @@ from .models import Model
 from .protocol import Verdict
 
 NUMBERS_AT_ONCE = 2**25  # of the directions that ρ draws at a level: 256 MiB in float64
-SAME_FUNCTION = (
-    0.01  # change of a loss, over the largest loss, that rescaling may bring by rounding
-)
+SAME_FUNCTION = 0.01  # change of a loss, over the largest, that may come of rounding
+LEAST_DIRECTIONS = 3  # of which a correlation can be taken
 Credit = Callable[[list[Tensor], Tensor, Tensor], Sequence[Tensor]]
 Levels = Sequence[str | nn.Module] | Callable[[Tensor], Sequence[Tensor]]
 
@@ -95,7 +94,8 @@ class Judgement:
         """
         judged = self.verdict
         published, invariant = judged.text(), judged.text(protocol.INVARIANT)
-        out = [f"{self.name}: {published} (published protocol); {invariant} (scale-invariant)."]
+        name = f"{self.name} on {self.samples} samples"
+        out = [f"{name}: {published} (published protocol); {invariant} (scale-invariant)."]
         out += protocol.sentences(judged, [protocol.reference_fault(self.diagnosis)])
         if lead := protocol.over_copy(self.diagnosis):
             out.append(f"Γ at the hidden levels, less that of δ_L copied to each: {lead:.3g}.")
@@ -157,16 +157,16 @@ def judge(
     modes are after it what they were before. Raises LevelError, CreditError for what cannot be
     compared, and ValueError for other arguments that cannot be.
     """
-    _check_arguments(model, x, y, accuracy, frozen_accuracy)
+    _check_arguments(model, x, y, accuracy, frozen_accuracy, directions)
     stack = Stack(model, _tap(model, levels), loss, x, y)
-    notes = _notes(model, x)
+    notes = _notes(model)
     with left_alone(model) as kept, eagerly():
         hs, gs, credits = stack.credited(credit, kept)
         found, why = _alignment(stack, hs, gs, credits)
         found["stability"], why["stability"] = _stability(stack, stability_batches)
         told, lacking = _in_float64(stack, gs, credits, directions)
         found, why = found | told, why | lacking
-        found["rescaled"], why["rescaled"] = _rescaled(stack, credit, kept, writers, hs)
+        found["rescaled"], why["rescaled"] = _rescaled(stack, credit, kept, writers)
     undefined = {k: v for k, v in why.items() if v}
     diagnosis = {k: v for k, v in found.items() if v is not None} | {"undefined": undefined}
     fired = protocol.fires(diagnosis, accuracy, frozen_accuracy)
@@ -187,7 +187,7 @@ def judge(
     )
 
 
-def _check_arguments(model, x, y, accuracy, frozen_accuracy) -> None:
+def _check_arguments(model, x, y, accuracy, frozen_accuracy, directions) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"judge measures a torch.nn.Module, not {model!r}")
     for name, value in (("x", x), ("y", y)):
@@ -200,9 +200,11 @@ def _check_arguments(model, x, y, accuracy, frozen_accuracy) -> None:
         if value is not None and not 0 <= value <= 1:
             way_out = f"; {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
             raise ValueError(f"{name} must lie in 0..1, not be {value!r}{way_out}")
+    if not (isinstance(directions, int) and directions >= LEAST_DIRECTIONS):
+        raise ValueError(f"directions must be {LEAST_DIRECTIONS} or more, not {directions!r}")
 
 
-def _notes(model, x) -> list[str]:
+def _notes(model) -> list[str]:
     kinds = {
         "BatchNorm takes its running statistics": nn.modules.batchnorm._BatchNorm,
         "dropout is off": nn.modules.dropout._DropoutNd,
@@ -242,9 +244,11 @@ def submodules(model: nn.Module, given, argument: str) -> tuple[list[str], list[
     """(names, modules) of what `given` names; LevelError for what the model has not."""
     known = dict(model.named_modules(remove_duplicate=False))
     of = {id(module): name for name, module in reversed(known.items())}
+    if isinstance(given, nn.ModuleList):
+        given = list(given)
     if isinstance(given, str) or not isinstance(given, Sequence):
-        told = f"{argument} must be a list of submodules or of their names, not {given!r}"
-        raise LevelError(told)
+        told = f"not {given!r}" if isinstance(given, str) else f"not a {type(given).__name__}"
+        raise LevelError(f"{argument} must be a list of submodules or of their names, {told}")
     names = []
     for part in given:
         if isinstance(part, nn.Module):
@@ -375,7 +379,7 @@ class Stack:
 
     @torch.enable_grad()
     def gradients(self):
-        """(states, output, losses, gradients g_0..g_L of the mean loss over batches of 128)."""
+        """(states, output, gradients g_0..g_L of the mean loss over batches of 128)."""
         states, output = self.tap.read(self.x)
         for name, h in zip(self.tap.names, states):
             if h.ndim < 2 or len(h) != len(self.y):
@@ -396,12 +400,12 @@ class Stack:
                 raise ValueError(
                     f"the gradient at level {name!r} is not finite, so nothing is judged"
                 )
-        return states, output, losses.detach(), list(gs)
+        return states, output, list(gs)
 
     @torch.enable_grad()
     def credited(self, credit: Credit, kept: "Kept"):
         """(detached states, gradients, checked credit)."""
-        states, output, _, gs = self.gradients()
+        states, output, gs = self.gradients()
         versions = [h._version for h in states]
         found = credit(list(states), output, self.y)
         for name, h, before in zip(self.tap.names, states, versions):
@@ -491,9 +495,7 @@ class Kept:
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same; NaN is like NaN."""
-    if torch.equal(a, b):
-        return True
-    return a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return torch.equal(a, b) or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 @contextmanager
@@ -574,22 +576,24 @@ def _alignment(stack, hs, gs, credits) -> tuple[dict, dict]:
         "growth_to_next": [*ratios, None],
         "growth": growth,
     }
-    zero = [name for name, v in zip(stack.tap.names, found["gamma"]) if v is None]
-    told = f"the gradient is zero for every sample at {', '.join(zero)}" if zero else ""
-    return found, {"gamma": told, "growth": no_ratio if growth is None else ""}
+    why = {"growth": no_ratio if growth is None else ""}
+    levels = list(zip(stack.tap.names, gs))
+    if zero := [name for name, g in levels if not g.any()]:
+        why["gamma"] = f"the gradient is zero for every sample at {', '.join(zero)}"
+    if other := [name for name, g in levels if g.shape != copied.shape]:
+        told = f"levels {', '.join(other)} are of other shapes than {stack.tap.names[-1]}"
+        why["gamma_copied"] = f"{told}, whose gradient is copied"
+    return found, why
 
 
 def _growth(names, hs, h_norm) -> tuple[list, str]:
     """(‖h_{l+1}‖ / ‖h_l‖ of neighbouring levels of one shape, why one of them is undefined)."""
     ratios, why = [], "" if len(names) > 1 else "there is one level alone"
     for l, (a, b) in enumerate(zip(hs, hs[1:])):
-        pair, shapes = (
-            f"{names[l]} and {names[l + 1]}",
-            f"{tuple(a.shape[1:])} and {tuple(b.shape[1:])}",
-        )
         if a.shape[1:] != b.shape[1:]:
             ratios.append(None)
-            why = why or f"{pair} are of different shapes, {shapes}"
+            shapes = f"{tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
+            why = why or f"{names[l]} and {names[l + 1]} are of different shapes, {shapes}"
         elif not h_norm[l]:
             ratios.append(None)
             why = why or f"the state at {names[l]} is zero"
@@ -611,7 +615,7 @@ def _stability(stack, batches) -> tuple[float | None, str]:
         if len(y) < BATCH:
             return None, f"stability_batches has a batch of {len(y)}; (c) is defined on {BATCH}"
         on_device = (t[:BATCH].to(stack.x.device) for t in (x, y))
-        *_, gs = stack.on(*on_device).gradients()
+        _, _, gs = stack.on(*on_device).gradients()
         directions.append(gs[middle].double().mean(0).flatten())
     if len(directions) < STABILITY_BATCHES:
         return None, f"stability_batches has {len(directions)} batches, fewer than {wanted}"
@@ -627,7 +631,7 @@ def _in_float64(stack, gs, credits, directions) -> tuple[dict, dict]:
     try:
         with in_float64(stack.network), loss:
             double = stack.doubled()
-            hs64, *_, gs64 = double.gradients()
+            hs64, _, gs64 = double.gradients()
             hs64, credits64 = [h.detach() for h in hs64], [a.double() for a in credits]
             found["twin"] = [diagnostics.gamma(stack, g, t) for g, t in zip(gs, gs64)]
             if stack.tap.can_resume:
@@ -664,7 +668,8 @@ def _moved(stack, hs, credits, directions) -> dict:
     return found
 
 
-def _rescaled(stack, credit, kept, writers, hs) -> tuple[dict | None, str]:
+@torch.no_grad()
+def _rescaled(stack, credit, kept, writers) -> tuple[dict | None, str]:
     """(Γ and ‖g_l‖ of the model with a stream 1e5 times as large, why that cannot be)."""
     if not writers:
         told = "it is not known which submodules write to the residual stream"
@@ -679,9 +684,9 @@ def _rescaled(stack, credit, kept, writers, hs) -> tuple[dict | None, str]:
 
         return hook
 
-    *_, before, _ = stack.gradients()
+    before = stack.losses(stack.network(stack.x), stack.y)
     with hooked((m, enlarge(name)) for m, name in zip(modules, names)):
-        *_, after, gs = stack.gradients()
+        after = stack.losses(stack.network(stack.x), stack.y)
         if idle := [name for name in names if name not in ran]:
             raise LevelError(f"writers names {idle[0]!r}, which does not run in a pass")
         change = ((after - before).abs().max() / before.abs().max()).item()
@@ -689,7 +694,7 @@ def _rescaled(stack, credit, kept, writers, hs) -> tuple[dict | None, str]:
             told = f"a stream {RESCALE:g} times as large changes the loss by {100 * change:.2g} %"
             way_out = "it is another function without every writer, or without a last normalisation"
             return None, f"{told}: {way_out}"
-        credits, again = (stack.credited(credit, kept)[2] for _ in range(2))
+        (_, gs, credits), (*_, again) = (stack.credited(credit, kept) for _ in range(2))
     return {
         "factor": RESCALE,
         "g_norm": [diagnostics.median_norm(stack, g) for g in gs],

@@ -52,6 +52,13 @@ class Stream(nn.Module):
         return self.head(self.ln(h))
 
 
+class Overflowing(Stream):
+    """A head that grows so fast that a larger stream leaves float32."""
+
+    def forward(self, x):
+        return super().forward(x).exp()
+
+
 LEVELS = ["embed", "adds.0", "adds.1", "adds.2"]
 WRITERS = ["embed", "blocks.0.3", "blocks.1.3", "blocks.2.3"]
 
@@ -180,6 +187,8 @@ def test_levels_may_be_modules_or_a_function_of_the_input():
     by_name = judge(net, LEVELS, bp, x, y)
     by_module = judge(net, [parts[name] for name in LEVELS], bp, x, y)
     assert by_module.text == by_name.text
+    listed = judge(net, net.adds, bp, x, y)
+    assert listed.diagnosis["gamma"] == by_name.diagnosis["gamma"][1:]
 
     def states(x):
         found = []
@@ -236,6 +245,7 @@ def test_growth_is_undefined_between_levels_of_other_shapes_unless_it_fires_else
     found = judge(net, ["0", "1", "2"], bp, x, y)
     assert found.fired["a"] is None and "1 and 2 are of different shapes" in found.undefined["a"]
     assert found.to_frame()["growth_to_next"].isna().tolist() == [False, True, True]
+    assert "levels 0, 1 are of other shapes than 2" in found.undefined["gamma_copied"]
     with torch.no_grad():
         net[1].weight.mul_(1e4)
     assert judge(net, ["0", "1", "2"], bp, x, y).fired["a"] is True
@@ -265,6 +275,7 @@ def test_every_letter_that_is_not_decided_says_why():
         (Stream(), WRITERS, None),
         (Stream(), WRITERS[:-1], "changes the loss by .* without every writer"),
         (Stream(terminal_ln=False), WRITERS, "changes the loss by .* last normalisation"),
+        (Overflowing(terminal_ln=False), WRITERS, "changes the loss by (nan|inf) %"),
     ],
 )
 def test_the_stream_is_rescaled_where_that_changes_no_function(net, writers, why):
@@ -492,6 +503,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     "levels, message",
     [
+        (nn.Linear(2, 2), "levels must be a list of submodules or of their names, not a Linear"),
         ("first", "levels must be a list of submodules or of their names, not 'first'"),
         ([], "levels is empty"),
         (["frist"], "levels names 'frist', which is no submodule; did you mean 'first'"),
@@ -531,6 +543,7 @@ def test_states_of_a_function_hang_on_one_pass():
         ({"x": [1.0]}, "x must be a tensor, not list; wrap a model of several inputs"),
         ({"y": torch.zeros(3)}, "x has 12 samples and y 3"),
         ({"accuracy": 61.3}, r"accuracy must lie in 0..1, not be 61.3; 61.3 % is 0.613"),
+        ({"directions": 1}, "directions must be 3 or more, not 1"),
         ({"frozen_accuracy": -0.1}, "frozen_accuracy must lie in 0..1"),
     ],
 )
