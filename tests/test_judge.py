@@ -84,7 +84,24 @@ def transformer():
     return net, ["0", "1.layers.0", "1.layers.1"], torch.randn(32, 6, 5)
 
 
-@pytest.mark.parametrize("made", [residual_net, transformer])
+class Recurrent(nn.Module):
+    """A classifier of tokens, whose recurrent layer gives a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(9, 16), nn.LSTM(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        states, _ = self.layer(self.embed(tokens))
+        return self.head(states.mean(1))
+
+
+def recurrent():
+    return Recurrent(), ["embed", "layer"], torch.randint(0, 9, (32, 6))
+
+
+@pytest.mark.parametrize("made", [residual_net, transformer, recurrent])
 def test_bps_own_credit_is_exact_and_a_random_one_is_not(made, monkeypatch):
     net, levels, x = made()
     y = torch.arange(len(x)) % 4

@@ -86,7 +86,7 @@ def test_each_letter_fires_beyond_its_threshold_or_says_what_it_lacks(changes, l
 COLUMNS = sorted(set(SOUND) - {"method", "seed"})
 
 
-@drawn(60)
+@drawn(30)
 @given(st.sets(st.sampled_from(COLUMNS)), st.sampled_from(["none", "nan", "absent"]))
 def test_any_columns_may_be_missing(gone, how):
     """Whatever is missing, every letter that is then undefined says why, and no other one is."""
