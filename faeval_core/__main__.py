@@ -1,4 +1,4 @@
-"""The command line: python -m faeval_core reproduce | run | backlog | status | audit | data."""
+"""The command line: python -m faeval_core reproduce | run | backlog | status | audit | judge …"""
 
 import argparse
 import ast
@@ -20,6 +20,7 @@ from .engines import ENGINES, opened
 from .environment import expanded
 from .files import check_folder, studies
 from .methods import METHODS
+from .models import MODELS
 from .store import Store
 from .training import DiagnosisFailed
 
@@ -196,6 +197,11 @@ def parser() -> Parser:
     plain(p, dataset="digits", augment="on for all but digits")
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
+    p = command("judge", "the protocol's verdict on numbers that were measured elsewhere", judge)
+    p.add_argument(
+        "numbers", help="CSV file, a row per trained net: method, seed, accuracy, growth, g_norm, …"
+    )
+
     p = command(
         "data",
         (
@@ -335,8 +341,8 @@ def status(args) -> None:
 
     def standing(row):  # (status, seconds left)
         seconds = row["flops"] / rate
-        # a rule of the user's own that is not registered here
-        if row["config"]["method"] not in CHOICES["method"]:
+        # a rule or model of the user's own that is not registered here
+        if any(row["config"][kind] not in CHOICES[kind] for kind in ("method", "model")):
             return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
         if record := records.get(c.id) or (store.get(c) if store.has(c) else None):
@@ -384,6 +390,12 @@ def audit(args) -> int:
     return 0 if all(found.arms.values()) else 1
 
 
+def judge(args) -> None:
+    from .measured import verdict_from
+
+    print(verdict_from(args.numbers).text)
+
+
 def register(args) -> None:
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = (
@@ -407,7 +419,7 @@ def load_methods(file):
     """Import a file that registers methods, under its own name, so that worker processes find its
     classes there, too.
     """
-    path, before = Path(file), dict(METHODS)
+    path, before = Path(file), (dict(METHODS), dict(MODELS))
     if not path.is_file():
         raise ValueError(f"--method-file {file!r} is no file")
     found = None if "." in path.stem else importlib.util.find_spec(path.stem)
@@ -420,9 +432,10 @@ def load_methods(file):
     importlib.reload(
         sys.modules[path.stem]
     ) if path.stem in sys.modules else importlib.import_module(path.stem)
-    if METHODS == before:
+    if (METHODS, MODELS) == before:
         raise ValueError(
-            f"--method-file {file} registers no method; write @register above its class"
+            f"--method-file {file} registers no method; write @register above its class "
+            "(or register_model, for a model)"
         )
 
 
