@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .files import publish, studies
+from .files import publish, read_json, studies
 from .stats import WORDS
 from .store import Store
-from .tables import audit_table, counts, pm, reproduction
+from .tables import ANSWERS, audit_table, counts, pm, reproduction
 
 ESCAPES = {
     "&": r"\&",
@@ -70,7 +70,10 @@ SETTINGS = {
     for method in ("oracle", "dfa", "cb")
 }
 MADE = "% made by faeval_core.latex from results/; do not edit"
-LAYOUT = r"rp{0.37\linewidth}p{0.09\linewidth}p{0.21\linewidth}lp{0.13\linewidth}"
+RAGGED = r">{\raggedright\arraybackslash}p"
+LAYOUT = (
+    rf"@{{}}r{RAGGED}{{0.348\linewidth}}l{RAGGED}{{0.19\linewidth}}l{RAGGED}{{0.17\linewidth}}@{{}}"
+)
 BARE = {"index": False, "escape": False}  # of to_latex, since the cells are LaTeX already
 
 
@@ -111,8 +114,9 @@ def effect(interval: str, sign: int = 1) -> str:
     """A claim's estimate as a sentence names it, '0.014 [-0.004, 0.032]', from 'mean [low, high]
     (n=3)' as its record has it.
 
-    sign=-1: that of the opposite difference. Rounded to two digits of half the interval's width;
-    as recorded where it is narrower than EXACT, or where there is no interval. Without records, the
+    sign=-1: that of the opposite difference. Rounded to two digits of half the interval's width,
+    to three decimals where these are enough for one, and to no more than were recorded; as
+    recorded where it is narrower than EXACT, or where there is no interval. Without records, the
     text as it is. Raises ValueError on anything else.
     """
     if interval == "no records":
@@ -122,7 +126,9 @@ def effect(interval: str, sign: int = 1) -> str:
     numbers = [sign * Decimal(number) for number in found.groups()[:3] if number]
     half = abs(numbers[-1] - numbers[len(numbers) // 2]) / 2
     if half > EXACT:
-        digits = max(0, 1 - math.floor(math.log10(half)))
+        known = max(-number.as_tuple().exponent for number in numbers)
+        wanted = max(1 - math.floor(math.log10(half)), 0)
+        digits = min(wanted, known, 3 if half >= 1e-3 else wanted)
         step = Decimal(1).scaleb(-digits)
         numbers = [number.quantize(step, ROUND_HALF_UP) for number in numbers]
     mean, *ends = (format(number, "f" if half > EXACT else "g") for number in numbers)
@@ -184,11 +190,35 @@ def audit_tabular(rows) -> str:
     return shown.map(escape).set_axis(header, axis=1).to_latex(column_format="lrllllllllr", **BARE)
 
 
+def reproduction_tabular(rows: pd.DataFrame) -> str:
+    """How many reference rows each notebook answers, and how, as LaTeX; those that served to choose
+    a setting in a column of their own.
+    """
+    answer = rows.verdict.where(~rows.calibrated | (rows.verdict == "not run"), "calibrated")
+    notebook = rows.notebook.replace("", "(none yet)")
+    table = pd.crosstab(notebook, answer).reindex(columns=[*ANSWERS, "calibrated"], fill_value=0)
+    shown = table.assign(rows=table.sum(axis=1)).reset_index().astype(str)
+    return shown.map(escape).to_latex(column_format="l" + "r" * (len(shown.columns) - 1), **BARE)
+
+
+def reference_validity(results: Path) -> list[tuple[str, str]]:
+    """(name, text) of the macros on diagnoses below the published threshold: how many there are, in
+    how many the reference is invalid, and the worst fp64 twin. Empty where it was not counted.
+    """
+    path = results / "protocol_calibration" / "published_against_invariant.json"
+    if not path.exists():
+        return []
+    below = read_json(path)["diagnoses"]["(b) fires"]
+    told = {"diagnoses": "diagnoses", "invalid": "(b') fires", "worst twin": "worst fp64 twin"}
+    return [(macro_name("below threshold", word), below[key]) for word, key in told.items()]
+
+
 def macros(results: Path) -> dict[str, str]:
     """Name of a LaTeX command -> its text: \\Nb<number><Key> for what a notebook notes under
     "paper" in its JSON, \\Nb<number>Claim<Name> for what became of its claims, \\Setting<Name>
-    for the accuracies of SETTINGS, \\Claims<Verdict> and \\Reproduction<Answer> for counts, and
-    \\Records<What> for what was trained.
+    for the accuracies of SETTINGS, \\BelowThreshold<What> for `reference_validity`,
+    \\Claims<Verdict> and \\Reproduction<Answer> for counts, and \\Records<What> for what was
+    trained.
 
     Raises ValueError where two of them would be of one name, since the later would silently replace
     the earlier.
@@ -209,6 +239,7 @@ def macros(results: Path) -> dict[str, str]:
         made += [(macro_name(number, key), value) for key, value in study.get("paper", {}).items()]
     records, _ = Store(results).survey()
     made += [(macro_name(name), value) for name, value in settings(records).items()]
+    made += reference_validity(results)
     claims = [claim for _, claim, _ in numbered(results)]
     words = Counter(claim["decided"] for claim in claims)
     made += [(macro_name("claims", word), words[word]) for word in WORDS]
@@ -235,8 +266,9 @@ def macros(results: Path) -> dict[str, str]:
 
 
 def write(results: Path, paper: Path) -> None:
-    """Write paper/generated/, from results/: both tables of the audit, all claims as a table, what
-    \\claim, \\effect and \\holmp of faeval.sty know of each (verdicts.tex), and macros.tex.
+    """Write paper/generated/, from results/: both tables of the audit, the counts of reference
+    rows, all claims as a table, what \\claim, \\effect and \\holmp of faeval.sty know of each
+    (verdicts.tex), and macros.tex.
 
     A macro that the text names and no study made fails the build, because LaTeX does not know it;
     so does a sentence that expects another verdict than its claim has now.
@@ -255,7 +287,7 @@ def write(results: Path, paper: Path) -> None:
     rows = [
         [
             str(number),
-            *map(escape, (c["statement"], c["decided"], c["interval"], p_text(c["p"]), id)),
+            *map(escape, (c["statement"], c["decided"], counted(c), p_text(c["p"]), id)),
         ]
         for id, c, number in claims
         if number
@@ -266,6 +298,7 @@ def write(results: Path, paper: Path) -> None:
         paper / "generated" / "claims.tex",
         table.to_latex(column_format=LAYOUT, longtable=True, **BARE),
     )
+    publish(paper / "generated" / "reproduction.tex", reproduction_tabular(reproduction(results)))
     audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
     if audit.exists():
         for name, key in (("table1", "rows"), ("table_raw", "raw")):
@@ -273,6 +306,12 @@ def write(results: Path, paper: Path) -> None:
                 paper / "generated" / f"{name}.tex",
                 audit_tabular(json.loads(audit.read_text(encoding="utf-8"))[key]),
             )
+
+
+def counted(claim: dict) -> str:
+    """A claim's estimate, rounded as in a sentence, and what it is a mean over: '… (n=3)'."""
+    recorded = claim["interval"]
+    return f"{effect(recorded)} {recorded[recorded.rindex('(') :]}"
 
 
 def shown(claim: dict) -> tuple[str, str, str]:

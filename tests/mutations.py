@@ -311,6 +311,14 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "looked-up-left-behind": (OWN, "_at(*where).update(values)", "pass", RULES + "a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along"),
     "globals-that-move": ("preflight.py", "if cfg.code != cfg.code_now():", "if False:", "test_preflight.py::test_a_rule_that_changes_what_it_reads_is_refused"),
     "slow-records": ("costs.py", "return max(rates) *", "return min(rates) *", "test_costs.py"),
+    "claim-rows": ("latex.py", 'None if c["decided"] == "not run" else next(rows)', "next(rows)",
+                   "test_paper.py::test_rows_count_the_claims_with_records"),
+    "claim-sign": ("latex.py", "ends[::sign]", "ends", "test_paper.py::test_estimates_as_sentences_name_them"),
+    "claim-digits": ("latex.py", "1 - math.floor", "-math.floor", "test_paper.py::test_a_rounded_estimate_keeps_two_digits_of_half_its_width"),
+    "settings-mixed": ("latex.py", "if len(kinds) > 1:", "if not kinds:", "test_paper.py::test_settings_are_told_apart_and_averaged_over_seeds"),
+    "paper-hyphens": ("latex.py", 'return r"\\(-\\)"', 'return "-"', "test_paper.py::test_a_negative_number_has_a_minus_and_a_hyphen_stays"),
+    "rows-uncalibrated": ("latex.py", "rows.verdict.where(~rows.calibrated |", "rows.verdict.where(rows.calibrated |",
+                          "test_paper.py::test_rows_of_the_study_are_counted_once_each"),
 }  # fmt: skip
 
 
