@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from .files import publish, read_json, studies
-from .stats import WORDS
+from .stats import WORDS, mean, paired
 from .store import Store
 from .tables import ANSWERS, audit_table, counts, pm, reproduction
 
@@ -69,6 +69,7 @@ SETTINGS = {
     for word, norm in (("raw", "raw"), ("normalised", "sample_rms_g"))
     for method in ("oracle", "dfa", "cb")
 }
+AUDIT = Path("protocol_audit", "audit_table_s42_s123_s456.json")
 MADE = "% made by faeval_core.latex from results/; do not edit"
 RAGGED = r">{\raggedright\arraybackslash}p"
 LAYOUT = (
@@ -131,23 +132,40 @@ def effect(interval: str, sign: int = 1) -> str:
         digits = min(wanted, known, 3 if half >= 1e-3 else wanted)
         step = Decimal(1).scaleb(-digits)
         numbers = [number.quantize(step, ROUND_HALF_UP) for number in numbers]
-    mean, *ends = (format(number, "f" if half > EXACT else "g") for number in numbers)
-    return f"{mean} [{', '.join(ends[::sign])}]" if ends else mean
+    centre, *ends = (format(number, "f" if half > EXACT else "g") for number in numbers)
+    return f"{centre} [{', '.join(ends[::sign])}]" if ends else centre
 
 
-def settings(records) -> dict[str, str]:
-    """Name of each of SETTINGS -> mean and standard deviation of its final test accuracy over the
-    seeds that have records, '—' without any.
+def settings(records) -> dict[str, list]:
+    """Name of each of SETTINGS -> the records of its seeds.
 
-    Raises ValueError where records of two different settings would be averaged.
+    Raises ValueError where they are of two settings that would be averaged.
     """
     made = {}
     for name, fields in SETTINGS.items():
-        found = [r for r in records if all(getattr(r.config, k) == v for k, v in fields.items())]
-        kinds = {r.config.with_(seed=0).id for r in found}
+        made[name] = [
+            r for r in records if all(getattr(r.config, k) == v for k, v in fields.items())
+        ]
+        kinds = {r.config.with_(seed=0).id for r in made[name]}
         if len(kinds) > 1:
             raise ValueError(f"records of {len(kinds)} settings are all {name!r}: {fields}")
-        made[name] = pm([r.accuracy for r in found])
+    return made
+
+
+def setting_macros(records) -> list[tuple[str, str]]:
+    """(name, text) of the macros on SETTINGS: the final test accuracy of each, mean ± sd over
+    seeds, and by how much exact credit leads each, paired by seed and with its interval; '—'
+    without records.
+    """
+    found = settings(records)
+    made = [(macro_name(name), pm([r.accuracy for r in rows])) for name, rows in found.items()]
+    for name, rows in found.items():
+        _, method, how = name.split()
+        if method == "oracle":
+            continue
+        lead = mean(paired(found[f"setting oracle {how}"], rows))
+        text = effect(str(lead.interval())) if lead else "—"
+        made.append((macro_name("setting lead over", method, how), text))
     return made
 
 
@@ -162,6 +180,18 @@ def numbered(results: Path) -> list[tuple[str, dict, int | None]]:
     ]
     rows = iter(range(1, len(claims) + 1))
     return [(id, c, None if c["decided"] == "not run" else next(rows)) for id, c in claims]
+
+
+def claim_counts(results: Path) -> list[tuple[str, int]]:
+    """(name, number) of the macros on how many claims there are: of each verdict, in all, and in
+    the largest family that is decided together.
+    """
+    claims = numbered(results)
+    words = Counter(claim["decided"] for _, claim, _ in claims)
+    families = Counter(id.split("/")[0] for id, claim, _ in claims if claim["p"] is not None)
+    made = [(macro_name("claims", word), words[word]) for word in WORDS]
+    largest = max(families.values(), default=0)
+    return [*made, ("ClaimsStated", len(claims)), ("ClaimsLargestFamily", largest)]
 
 
 def p_text(p: float | None) -> str:
@@ -213,10 +243,24 @@ def reference_validity(results: Path) -> list[tuple[str, str]]:
     return [(macro_name("below threshold", word), below[key]) for word, key in told.items()]
 
 
+def published_exact(results: Path) -> list[tuple[str, str]]:
+    """(name, text) of the macros on the audit's deep cosines in the published reading, taken with
+    the exact cosine in place of the clamped one; one of each method.
+    """
+    if not (path := results / AUDIT).exists():
+        return []
+    rows = read_json(path, ("rows",))["rows"]
+    return [
+        (macro_name("audit unclamped", row["method"]), pm(row["deep_cos_published_exact"], 2))
+        for row in rows
+    ]
+
+
 def macros(results: Path) -> dict[str, str]:
     """Name of a LaTeX command -> its text: \\Nb<number><Key> for what a notebook notes under
     "paper" in its JSON, \\Nb<number>Claim<Name> for what became of its claims, \\Setting<Name>
     for the accuracies of SETTINGS, \\BelowThreshold<What> for `reference_validity`,
+    \\AuditUnclamped<Method> for `published_exact`,
     \\Claims<Verdict> and \\Reproduction<Answer> for counts, and \\Records<What> for what was
     trained.
 
@@ -238,15 +282,9 @@ def macros(results: Path) -> dict[str, str]:
         ]
         made += [(macro_name(number, key), value) for key, value in study.get("paper", {}).items()]
     records, _ = Store(results).survey()
-    made += [(macro_name(name), value) for name, value in settings(records).items()]
-    made += reference_validity(results)
-    claims = [claim for _, claim, _ in numbered(results)]
-    words = Counter(claim["decided"] for claim in claims)
-    made += [(macro_name("claims", word), words[word]) for word in WORDS]
-    made += [
-        ("ClaimsStated", len(claims)),
-        ("ClaimsTested", sum(claim["p"] is not None for claim in claims)),
-    ]
+    made += setting_macros(records)
+    made += reference_validity(results) + published_exact(results)
+    made += claim_counts(results)
     hours = sum(record.provenance["seconds"] for record in records) / 3600
     made += [("RecordsCount", len(records)), ("RecordsHours", f"{hours:.0f}")]
     told = counts(reproduction(results))
@@ -299,8 +337,7 @@ def write(results: Path, paper: Path) -> None:
         table.to_latex(column_format=LAYOUT, longtable=True, **BARE),
     )
     publish(paper / "generated" / "reproduction.tex", reproduction_tabular(reproduction(results)))
-    audit = results / "protocol_audit" / "audit_table_s42_s123_s456.json"
-    if audit.exists():
+    if (audit := results / AUDIT).exists():
         for name, key in (("table1", "rows"), ("table_raw", "raw")):
             publish(
                 paper / "generated" / f"{name}.tex",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,6 +95,15 @@ def test_every_estimate_that_a_text_names_is_of_a_claim_with_records(name):
     assert {
         id for id in named if CLAIMS.get(id, {}).get("decided", "not run") == "not run"
     } == set()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_a_text_calls_not_run_has_no_record(name):
+    """By the macro of its value, which is a dash until there is one."""
+    macros = (PAPER / "generated" / "macros.tex").read_text(encoding="utf-8")
+    made = dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", macros))
+    called = re.findall(r"\\missing\{\\(\w+)\}", text(name))
+    assert {made.get(macro) for macro in called} <= {"---"}
 
 
 def numbers(source: str, command: str) -> set[str]:
@@ -240,19 +250,25 @@ def test_a_negative_number_has_a_minus_and_a_hyphen_stays():
 # -- settings
 
 
-def test_settings_are_told_apart_and_averaged_over_seeds(monkeypatch):
+def test_settings_are_told_apart_and_exact_credit_is_paired_with_each(monkeypatch):
     base = RunConfig("dfa", "digits", width=8, depth=2, epochs=1)
-    monkeypatch.setattr(latex, "SETTINGS", {"mine": {"method": "dfa", "penalty": 0.0}})
+    wanted = {f"setting {m} raw": {"method": m, "penalty": 0.0} for m in ("oracle", "dfa", "cb")}
+    monkeypatch.setattr(latex, "SETTINGS", wanted)
 
-    def record(accuracy, **changes):
-        return SimpleNamespace(config=base.with_(**changes), accuracy=accuracy)
+    def record(accuracy, method="dfa", **changes):
+        return SimpleNamespace(
+            config=replace(base, method=method, options={}).with_(**changes), accuracy=accuracy
+        )
 
-    penalised = record(0.9, penalty=0.01)
-    assert latex.settings([penalised]) == {"mine": "—"}
-    found = [record(0.4, seed=1), record(0.5, seed=2), penalised]
-    assert latex.settings(found) == {"mine": "0.450 ± 0.071"}
-    with pytest.raises(ValueError, match="records of 2 settings are all 'mine'"):
-        latex.settings([*found, record(0.6, seed=1, credit_norm="sample_rms")])
+    exact = [record(0.7, "oracle", seed=3), record(0.5, "oracle", seed=1)]
+    exact += [record(0.6, "oracle", seed=2)]
+    rules = [record(0.4, seed=1), record(0.48, seed=2), record(0.9, penalty=0.01)]
+    found = dict(latex.setting_macros([*exact, *rules]))
+    assert found["SettingDfaRaw"] == "0.440 ± 0.057" and found["SettingCbRaw"] == "—"
+    assert found["SettingLeadOverDfaRaw"] == "0.11 [-0.02, 0.24]"
+    assert found["SettingLeadOverCbRaw"] == "—"
+    with pytest.raises(ValueError, match="records of 2 settings are all 'setting dfa raw'"):
+        latex.settings([*rules, record(0.6, seed=1, credit_norm="sample_rms")])
 
 
 ROWS = st.tuples(
