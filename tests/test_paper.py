@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from conftest import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,6 +157,7 @@ def test_the_generated_part_is_that_of_the_records(tmp_path):
         assert {f"{part}.tex" for part in inputs} <= set(made)
 
 
+@drawn(15)
 @given(st.lists(st.sampled_from(WORDS), max_size=6))
 def test_rows_count_the_claims_with_records(words):
     with TemporaryDirectory() as folder:
@@ -276,6 +278,7 @@ ROWS = st.tuples(
 )
 
 
+@drawn(15)
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_rows_of_the_study_are_counted_once_each(rows):
     frame = pd.DataFrame(rows, columns=["notebook", "verdict", "calibrated"])
