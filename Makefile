@@ -40,7 +40,7 @@ test-kernels: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'
-	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: latexmk texlive-latex-extra texlive-science lmodern); paper/generated is up to date" >&2; exit 1; }
+	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: latexmk texlive-latex-extra lmodern); paper/generated is up to date" >&2; exit 1; }
 	cd paper && latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build main.tex supplement.tex
 	cp paper/build/main.pdf paper/build/supplement.pdf paper/
 	@echo "paper/main.pdf paper/supplement.pdf"
