@@ -12,7 +12,7 @@ help:
 	@echo "make reproduce  every notebook on the embedded digits, from nothing, in minutes"
 	@echo "make test       lint, tests, and every notebook checked against its committed outputs, without training"
 	@echo "make test-kernels  the numerical tests once more, by other kernels than this machine would choose: as on other machines"
-	@echo "make paper      the PDF, from the committed results (needs LaTeX)"
+	@echo "make paper      the PDF and its supplement, from the committed results (needs LaTeX)"
 	@echo "make bench      speed and memory on this machine"
 	@echo "make lint       ruff alone"
 
@@ -40,10 +40,10 @@ test-kernels: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'
-	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: texlive-latex-extra latexmk); paper/generated is up to date" >&2; exit 1; }
-	cd paper && latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build main.tex
-	cp paper/build/main.pdf paper/main.pdf
-	@echo "paper/main.pdf"
+	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: latexmk texlive-latex-extra lmodern); paper/generated is up to date" >&2; exit 1; }
+	cd paper && latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build main.tex supplement.tex
+	cp paper/build/main.pdf paper/build/supplement.pdf paper/
+	@echo "paper/main.pdf paper/supplement.pdf"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py

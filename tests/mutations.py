@@ -359,6 +359,14 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                         "test_register_model.py::test_what_cannot_be_registered_is_refused"),
     "status-of-strangers": ("__main__.py", 'for kind in ("method", "model")', 'for kind in ("method",)',
                             "test_register_model.py::test_the_command_line_takes_a_model_from_a_file"),
+    "claim-rows": ("latex.py", 'None if c["decided"] == "not run" else next(rows)', "next(rows)",
+                   "test_paper.py::test_rows_count_the_claims_with_records"),
+    "claim-sign": ("latex.py", "ends[::sign]", "ends", "test_paper.py::test_estimates_as_sentences_name_them"),
+    "claim-digits": ("latex.py", "1 - math.floor", "-math.floor", "test_paper.py::test_a_rounded_estimate_keeps_two_digits_of_half_its_width"),
+    "settings-mixed": ("latex.py", "if len(kinds) > 1:", "if not kinds:", "test_paper.py::test_settings_are_told_apart_and_exact_credit_is_paired_with_each"),
+    "paper-hyphens": ("latex.py", 'return r"\\(-\\)"', 'return "-"', "test_paper.py::test_a_negative_number_has_a_minus_and_a_hyphen_stays"),
+    "rows-uncalibrated": ("latex.py", "rows.verdict.where(~rows.calibrated |", "rows.verdict.where(rows.calibrated |",
+                          "test_paper.py::test_rows_of_the_study_are_counted_once_each"),
 }  # fmt: skip
 
 

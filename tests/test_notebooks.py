@@ -74,8 +74,11 @@ def test_the_paper_has_these_counts_and_every_macro_that_it_names():
     assert made == {
         name: latex.escape(text) for name, text in latex.macros(ROOT / "results").items()
     }
-    text = (ROOT / "paper" / "main.tex").read_text(encoding="utf-8")
-    named = set(re.findall(r"\\((?:Nb|Reproduction)[A-Za-z]+)", text))
+    texts = (ROOT / "paper" / name for name in ("main.tex", "supplement.tex"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in texts)
+    named = set(
+        re.findall(r"\\((?:Nb|Reproduction|Setting|BelowThreshold|Claims|Records)[A-Za-z]+)", text)
+    )
     assert named <= set(made)
     told = {"Rows": len(TABLE), **{a.title().replace(" ", ""): COUNTS[a] for a in tables.ANSWERS}}
     told = {f"Reproduction{answer}": str(n) for answer, n in told.items()}

@@ -639,7 +639,7 @@ def test_an_escaped_text_says_what_it_said():
 
 def summary(root, notebook, claims=(), **paper):
     told = [
-        {"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1", "p": None}
+        {"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1 (n=1)", "p": None}
         for n, d in claims
     ]
     files.publish_json(
