@@ -61,7 +61,7 @@ def statements():
         yield path.stem, json.loads(text_of(path))["metadata"]["faeval"]["answer"], [path.stem[:2]]
 
 
-@pytest.mark.parametrize("where, text, notebooks", statements())
+@pytest.mark.parametrize("where, text, notebooks", list(statements()))
 def test_every_figure_is_one_that_its_notebook_shows(where, text, notebooks):
     assert notebooks, f"{where} names no notebook: {text}"
     known = set().union(*map(shown, notebooks))
