@@ -51,7 +51,7 @@ class FA(Structured):
     """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0,
     feedback_scale² / width).
 
-    On tokens and feature maps: back through the block with fixed random weights, a second draw of
+    On tokens, feature maps and vectors of other sizes: back through the block with fixed random weights, a second draw of
     the model's own init. feedback='identity': B_l = feedback_scale · I, so that errors pass through
     the skip connections alone; at the default scale
     every level hears δ_L: what learned credit has to beat on residual nets, whose blocks are close
@@ -80,7 +80,7 @@ class FA(Structured):
                     "feedback='identity' cannot pass on"
                 )
             return {"feedback": scale * torch.eye(d).repeat(self.model.depth, 1, 1)}
-        if all(len(level) == 1 for level in self.model.levels):
+        if all(tuple(level) == (d,) for level in self.model.levels):
             return {
                 "feedback": torch.randn((self.model.depth, d, d), generator=generator)
                 * (scale / d**0.5)
