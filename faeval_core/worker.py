@@ -121,7 +121,10 @@ def _train_group(configs, pixels, store, progress, wanted=()):
         store.checkpoint_path(c).unlink(missing_ok=True)
 
     def checkpoint(c, result, tensors):
-        meta = {"epoch": ensemble.epoch, "progress": rounded(result)}
+        # what a record will hold as it will hold it, and all else in full, so that what goes on from
+        # here ends as if it had not been cut off
+        kept = {k: rounded(v) if k in SCIENCE else v for k, v in result.items()}
+        meta = {"epoch": ensemble.epoch, "progress": kept}
         store.save_tensors(store.checkpoint_path(c), tensors, meta)
 
     with tqdm(total=last * size, initial=ensemble.epoch * size, desc=label, **how) as bar:

@@ -311,6 +311,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "looked-up-left-behind": (OWN, "_at(*where).update(values)", "pass", RULES + "a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along"),
     "globals-that-move": ("preflight.py", "if cfg.code != cfg.code_now():", "if False:", "test_preflight.py::test_a_rule_that_changes_what_it_reads_is_refused"),
     "square-feedback": ("methods/fa.py", "tuple(level) == (d,)", "len(level) == 1", "test_register_model.py"),
+    "rounded-on-the-way": ("worker.py", "rounded(v) if k in SCIENCE else v", "rounded(v)", "test_runs.py::test_an_interrupted_ensemble_continues_to_the_same_records"),
     "slow-records": ("costs.py", "return max(rates) *", "return min(rates) *", "test_costs.py"),
     "judged-up-to-its-state": ("judge.py", "with_first(output, state.clone())  # what", "with_first(output, state)  # what",
                                "test_judge.py::test_a_state_is_what_a_level_gives_whatever_edits_it_later"),

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import float64, tiny
+from conftest import SMALL, float64, tiny
 
 import faeval_core
 from faeval_core import RunConfig, Store, provenance, run, runs, worker
@@ -62,14 +62,13 @@ def test_a_run_that_diverges_alone_is_a_record_and_the_rest_goes_on(store, metho
     assert run([tiny(method, **changes)], store, train=False) == found[:1]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("method, optimizer", [("fa", "adamw"), ("fa", "sgd"), ("vec", "adamw")])
 def test_an_interrupted_ensemble_continues_to_the_same_records(
-    store, tmp_path, monkeypatch, optimizer
+    store, tmp_path, monkeypatch, method, optimizer
 ):
-    configs = [
-        tiny("fa", epochs=5, seed=s, diagnose=(0, 1, 4), optimizer=optimizer, lr=0.01)
-        for s in (1, 2)
-    ]
+    """Of an auxiliary net, too, whose directions are compared from epoch to epoch."""
+    common = {"epochs": 5, "diagnose": (0, 1, 4), "optimizer": optimizer, "lr": 0.01}
+    configs = [tiny(method, seed=s, options=SMALL.get(method, {}), **common) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
     monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
     real, begun = Ensemble.run_epoch, []
