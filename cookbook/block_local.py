@@ -26,12 +26,12 @@ class BlockLocal(LocalMethod):
             raise ValueError(f"group must be at least 1, not {cfg.options['group']}")
 
     def end(self, l):
-        """Level at which the group ends that level l belongs to."""
+        """Level at which the group ends that level l belongs to; the embedding is of the first."""
         size = self.cfg.options["group"]
-        return min(-(-l // size) * size, self.model.depth)
+        return min(-(-max(l, 1) // size) * size, self.model.depth)
 
     def init_params(self, cfg, generator):
-        new, ends = Init(generator), {self.end(l) for l in range(self.model.depth + 1)}
+        new, ends = Init(generator), {self.end(l) for l in range(self.model.depth)}
         for l in sorted(ends - {self.model.depth}):
             new.uniform(f"aux.head{l}", self.model.classes, self.model.sizes[l])
         return new.p
@@ -39,10 +39,9 @@ class BlockLocal(LocalMethod):
     def local_loss(self, p, h, y, l):
         for block in range(l, self.end(l)):
             h = self.model.add(h, self.model.block(p, block, h, {}))
-        head, l = f"aux.head{self.end(l)}", self.end(l)
-        if l == self.model.depth:
-            return self.model.losses(self.model.readout(p, h), y).sum()
-        return self.model.losses(self.model.linear(p, head, flat_norm(h)), y).sum()
+        head, is_top = f"aux.head{self.end(l)}", self.end(l) == self.model.depth
+        read = self.model.readout(p, h) if is_top else self.model.linear(p, head, flat_norm(h))
+        return self.model.losses(read, y).sum()
 
     def credit(self, p, s, hs, logits, y):
         slope = torch.func.grad(self.local_loss, argnums=1)
