@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import ROUNDING, apart, float64, member, same, tiny
+from test_training import Replaying
 
 from faeval_core import METHODS, diagnostics, preflight, protocol
 from faeval_core.audit import UPHILL
@@ -181,6 +182,18 @@ def test_a_rule_is_the_same_alone_and_in_company(name, driver, pixels64):
         alone = Ensemble([cfg], pixels64, driver="loop")
         alone.run_epoch(2)
         assert apart(company.export(m), alone.export(0)) < ROUNDING
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_keeps_nothing_but_the_work_on_tensors_as_a_recorded_step_does(name, pixels64):
+    """The recording, as it is replayed on a GPU, hears noise and rate of each step."""
+    configs = [small(name, seed=s, lr=lr, batch_size=128) for s, lr in ((1, 1e-3), (2, 1e-2))]
+    eager, replaying = (kind(configs, pixels64, driver="vmap") for kind in (Ensemble, Replaying))
+    for ensemble in (eager, replaying):
+        ensemble.run_epoch(5)
+    assert replaying.recordings == 1
+    for m in range(2):
+        assert apart(replaying.export(m), eager.export(m)) < ROUNDING
 
 
 # -- oracles

@@ -37,8 +37,8 @@ class EP(LocalMethod):
             raise ValueError(f"method {cfg.method!r} needs beta and step above 0 and 1 step: {o}")
         if not o["relax_h0"] and cfg.embedding == "rule":
             raise ValueError(
-                f"method {cfg.method!r} with relax_h0=False gives the embedding no credit; set embedding "
-                "to 'init' or 'exact'"
+                f"method {cfg.method!r} with relax_h0=False gives the embedding no credit; set "
+                "embedding to 'init' or 'exact'"
             )
 
     def residuals(self, p, hs, below, start=0):
