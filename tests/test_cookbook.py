@@ -30,6 +30,8 @@ with patch.dict(METHODS), patch.object(sys, "path", [str(ROOT / "cookbook"), *sy
         importlib.import_module(file.stem)
     RULES = {file.stem: METHODS[file.stem] for file in FILES}
 
+pytestmark = pytest.mark.skipif(not FILES, reason="a copy of the package and its tests alone")
+
 QUICK = {"predictive_coding": {"steps": 4}}  # options, so that a step is short
 RANDOM = ("drtp", "sparse_dfa", "pepita")  # credit comes through a random matrix of either sign
 # of every hook one that uses it
