@@ -376,8 +376,8 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "step-without-rate": (TRAINING, "v if rates[k] == 1 else v * rates[k]", "v", "test_hooks.py"),
     "predict-unasked": (TRAINING, "return self.method.predict(p, s, x)", "return self.model.logits(p, self.model.embed(p, x)).argmax(-1)", "test_hooks.py"),
     "same-draw": (DIAG, "x, p, s | drawn, hs", "x, p, s, hs", "test_hooks.py"),
-    "idle-untold": ("preflight.py", "if g is None and k.startswith(", "if False and k.startswith(", "test_hooks.py::test_parameters_that_no_term"),
-    "draws-of-nothing": ("preflight.py", "if method.draws > 1 and not", "if False and not", "test_hooks.py::test_draws_of_nothing"),
+    "idle-untold": ("preflight.py", "if g is None and k.startswith(", "if False and k.startswith(", "test_hooks.py::test_parameters_that_no_term_reaches_are_told"),
+    "draws-of-nothing": ("preflight.py", "if method.draws > 1 and not", "if False and not", "test_hooks.py::test_draws_of_nothing_are_refused"),
 }  # fmt: skip
 
 
