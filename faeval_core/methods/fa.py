@@ -57,9 +57,9 @@ class FA(Structured):
     """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0,
     feedback_scale² / width).
 
-    On tokens, feature maps and vectors of other sizes: back through the block with fixed random weights, a second draw of
-    the model's own init. feedback='identity': B_l = feedback_scale · I, so that errors pass through
-    the skip connections alone; at the default scale
+    On tokens, feature maps and vectors of other sizes: back through the block with fixed random
+    weights, a second draw of the model's own init. feedback='identity': B_l = feedback_scale · I,
+    so that errors pass through the skip connections alone; at the default scale
     every level hears δ_L: what learned credit has to beat on residual nets, whose blocks are close
     to the identity.
     """
