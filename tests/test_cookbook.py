@@ -17,7 +17,6 @@ from conftest import ROUNDING, apart, float64, member, same, tiny
 from test_training import Replaying
 
 from faeval_core import METHODS, diagnostics, preflight, protocol
-from faeval_core.audit import UPHILL
 from faeval_core.config import stream
 from faeval_core.methods.base import takes_x
 from faeval_core.training import Ensemble, fresh_progress, noise, train
@@ -465,7 +464,7 @@ def test_a_twin_of_direct_kolen_pollack_of_the_wrong_sign_is_told_by_gamma(pixel
     for name in ("direct_kolen_pollack", "twin"):
         _, final = trained(small(name, **recipe), pixels)
         gammas[name] = sum(final["gamma"]) / len(final["gamma"])
-    assert gammas["twin"] < UPHILL < -UPHILL < gammas["direct_kolen_pollack"]
+    assert gammas["twin"] < protocol.UPHILL < -protocol.UPHILL < gammas["direct_kolen_pollack"]
 
 
 def test_a_twin_of_forward_forward_that_learns_the_wrong_way_is_told_by_its_update(pixels, twin):
