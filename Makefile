@@ -27,8 +27,8 @@ reproduce: $(STAMP)
 	$(BIN)/python -m faeval_core reproduce --profile smoke
 
 lint: $(STAMP)
-	$(BIN)/ruff check faeval_core tests $(wildcard benchmarks)
-	$(BIN)/ruff format --check --quiet faeval_core tests $(wildcard benchmarks)
+	$(BIN)/ruff check faeval_core tests cookbook $(wildcard benchmarks)
+	$(BIN)/ruff format --check --quiet faeval_core tests cookbook $(wildcard benchmarks)
 
 test: lint
 	$(ALONE) $(BIN)/python -m pytest $(SHARED) --ignore tests/test_engines.py tests

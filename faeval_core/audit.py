@@ -128,6 +128,12 @@ class Audit:
                 "Exact cosine at the hidden levels, less that of δ_L copied to every level of "
                 f"the same nets: {found}."
             )
+        if averaged := [r.final for r in records if r.final and "draws" in r.final]:
+            single = fmean(mean_defined(final["gamma_draw"]) or 0.0 for final in averaged)
+            out.append(
+                f"Its credit is random: Γ and ρ are of the mean over {averaged[0]['draws']} draws "
+                f"of its noise; of a single draw Γ is {single:.2f}."
+            )
         if any(r.final for r in records):
             out.append(self.trained)
         for other in (name for name in self.arms if name != self.base.method):
@@ -187,8 +193,13 @@ class Audit:
 
 def mean_gamma(record) -> float | None:
     """Γ after the last epoch, mean over the levels where it is defined."""
-    values = [gamma for gamma in record.final["gamma"] if gamma is not None] if record.final else []
-    return fmean(values) if values else None
+    return mean_defined(record.final["gamma"]) if record.final else None
+
+
+def mean_defined(values) -> float | None:
+    """Mean of those values that are not None, or None where there are none."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
 
 
 def audit(

@@ -136,11 +136,25 @@ def growth(h_norm):
     return max(b / a for a, b in zip(h_norm, h_norm[1:])) if all(h_norm[:-1]) else None
 
 
-def alignment(method, p, s, y, hs, logits, gs):
-    """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its
-    training-time feedback.
+def credit_of(method, p, s, x, hs, logits, y, draws=()):
+    """a_0..a_L of a diagnosis; where there are `draws` of the method's noise, the mean over them,
+    in place of that which s holds.
     """
-    a = method.credit(p, s, hs, logits, y)
+    if not draws:
+        return method.ask("credit", x, p, s, hs, logits, y)
+    total = [torch.zeros_like(h) for h in hs]
+    for noise in draws:
+        drawn = {k: v.to(logits.dtype) for k, v in noise.items()}
+        credit = method.ask("credit", x, p, s | drawn, hs, logits, y)
+        total = [a + b for a, b in zip(total, credit)]
+    return [a / len(draws) for a in total]
+
+
+def alignment(method, p, s, y, hs, logits, gs, x=None, draws=()):
+    """Γ_l exact and clamped from what `gradients` gave, in the net's own precision and with its
+    training-time feedback. x: for a credit that asks for it; draws: see `credit_of`.
+    """
+    a = credit_of(method, p, s, x, hs, logits, y, draws)
     # `block`: what trains block l against g_l
     same, block = list(zip(a, gs)), list(zip(method.heard(a), gs))
     read = {"gamma": (same, cosine), "gamma_clamped": (same, cosine_clamped)}
@@ -175,6 +189,17 @@ def own_gradient(method, p, s, x, y, names) -> dict:
     return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
 
 
+def mean_gradient(method, p, s, x, y, names, draws=()) -> dict:
+    """`own_gradient`; where there are `draws` of the method's noise, its mean over them."""
+    if not draws:
+        return own_gradient(method, p, s, x, y, names)
+    total = dict.fromkeys(names)
+    for noise in draws:
+        for k, g in own_gradient(method, p, s | noise, x, y, names).items():
+            total[k] = g if total[k] is None else total[k] + g
+    return {k: None if g is None else g / len(draws) for k, g in total.items()}
+
+
 def credited(method, p, s, x, y, names) -> dict:
     """Name -> gradient of Σ_l <f_l, a>, a being the credit that a diagnosis reads, for blocks'
     parameters of a batch: the update of the blocks, but for penalties, where the rule trains by its
@@ -183,14 +208,17 @@ def credited(method, p, s, x, y, names) -> dict:
     leaves = {k: p[k].detach().requires_grad_() for k in names}
     _, fs, hs = method.forward(p | leaves, s, x, {}, local=True)
     logits = method.model.readout(p, hs[-1]).detach()
+    hs = [h.detach() for h in hs]
     with torch.no_grad():
-        credit = method.credit(p, s, [h.detach() for h in hs], logits, y)
+        credit = credit_of(method, p, s, x, hs, logits, y)
+    if getattr(method, "learns_elsewhere", False):
+        _, fs, _ = method.elsewhere(p | leaves, p, s, x, hs, logits, y)
     heard = [normalise(a.detach(), method.cfg.credit_norm) for a in method.heard(credit)]
     scalar = LocalMethod.push(method, s, fs, heard)
     return dict(zip(names, torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)))
 
 
-def update_alignment(method, p, s, step, x, y):
+def update_alignment(method, p, s, step, x, y, draws=()):
     """Cosine with BP's parameter gradient, per part (embed, each block, readout): of the method's
     own gradient on the same batch ('update_cos'), and of the optimiser's running step ('step_cos',
     None before the first). None: not trained.
@@ -198,8 +226,10 @@ def update_alignment(method, p, s, step, x, y):
     'credit_cos': per block, the cosine of the method's own gradient with that which its `credit`
     makes, both without
     penalties: 1 where Γ is of what trains the net.
+
+    draws: of the method's noise, over which 'update_cos' averages its gradient.
     """
-    model, own = method.model, own_gradient(method, p, s, x, y, list(p))
+    model, own = method.model, mean_gradient(method, p, s, x, y, list(p), draws)
     exact = torch.func.grad(lambda q: model.loss(model.logits(q, model.embed(q, x, {}), 0, {}), y))(
         p
     )
@@ -244,7 +274,7 @@ def alike(credit, again) -> bool:
     )
 
 
-def rescaled(method, p, s, x, y, logits):
+def rescaled(method, p, s, x, y, logits, draws=()):
     """Γ and ‖g_l‖ of the same function written with a stream 1e5 times as large: what moves here is
     the instrument.
 
@@ -254,10 +284,10 @@ def rescaled(method, p, s, x, y, logits):
     """
     q, t = method.model.rescaled(p, RESCALE), method.model.scaled(s, RESCALE)
     hs, others, gs = gradients(method, q, x, y)
-    found = alignment(method, q, t, y, hs, others, gs)
+    found = alignment(method, q, t, y, hs, others, gs, x, draws)
     change = (logits - others).abs().max().item()
     kept = {k: found[k] for k in ("gamma", "gamma_clamped", "gamma_block_clamped")}
-    asked = (method.credit(q, t, hs, others, y) for _ in range(2))
+    asked = (credit_of(method, q, t, x, hs, others, y) for _ in range(2))
     return {
         "factor": RESCALE,
         "g_norm": [median_norm(method, g) for g in gs],
@@ -268,24 +298,25 @@ def rescaled(method, p, s, x, y, logits):
 
 
 @torch.no_grad()
-def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
+def diagnose(method, p, s, probe, stability_probe, generator, draws=()) -> dict:
     """Every per-level diagnostic of one member on `probe` = (x, y); `stability_probe` holds 8
     further batches of 128.
 
     Lists run over levels 0..L (`gamma_block*` over blocks 0..L-1); None is undefined, see
-    `undefined`.
+    `undefined`. draws: of the method's noise, over which credit is averaged; then `draws` says how
+    many, and `gamma_draw` is Γ of the one draw that s holds.
     """
     x, y = probe
     hs, logits, gs = gradients(method, p, x, y)
     p64 = {k: v.double() for k, v in p.items()}
     s64 = {k: v.double() if v.is_floating_point() else v for k, v in s.items()}
     hs64, logits64, gs64 = gradients(method, p64, x.double(), y)
-    a64 = method.credit(p64, s64, hs64, logits64, y)
+    a64 = credit_of(method, p64, s64, x.double(), hs64, logits64, y, draws)
     parts = method.parts(p64, s64, hs64, logits64, y)
     rhos = rho(method, p64, hs64, [a64, *parts.values()], y, generator)
     nudge, nudge_raw = nudges(method, p64, hs64, a64, y)
     h_norm, g_norm = ([median_norm(method, t) for t in levels] for levels in (hs, gs))
-    out = alignment(method, p, s, y, hs, logits, gs) | {
+    out = alignment(method, p, s, y, hs, logits, gs, x, draws) | {
         "gamma_fp64": [gamma(method, a, g) for a, g in zip(a64, gs64)],
         "twin": [gamma(method, g, t) for g, t in zip(gs, gs64)],
         # what skip connections give for nothing
@@ -298,8 +329,14 @@ def diagnose(method, p, s, probe, stability_probe, generator) -> dict:
         "sensitivity": [median_norm(method, g, h) for g, h in zip(gs64, hs64)],
         "growth": growth(h_norm),
         "stability": stability(method, p, *stability_probe),
-        "rescaled": rescaled(method, p, s, x, y, logits),
+        "rescaled": rescaled(method, p, s, x, y, logits, draws),
     }
+    if draws:
+        single = credit_of(method, p, s, x, hs, logits, y)
+        out |= {
+            "draws": len(draws),
+            "gamma_draw": [gamma(method, a, g) for a, g in zip(single, gs)],
+        }
     for (name, credit), found in zip(parts.items(), rhos[1:]):
         out |= {
             f"gamma_{name}": [gamma(method, a, g) for a, g in zip(credit, gs64)],

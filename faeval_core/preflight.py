@@ -7,6 +7,7 @@ warning.
 """
 
 import difflib
+import math
 import random
 import types
 import warnings
@@ -22,7 +23,7 @@ from . import data, diagnostics
 from .config import RunConfig, stream
 from .exploit import SETTINGS
 from .methods import METHODS
-from .methods.base import LocalMethod, Method, RuleError, Shared, SharedConfig
+from .methods.base import RATES, LocalMethod, Method, RuleError, Shared, SharedConfig
 from .models import MODELS
 from .training import Ensemble, build, initial, noise
 
@@ -100,7 +101,11 @@ def check(configs, pixels) -> None:
     cfg = configs[0]
     check_names(METHODS[cfg.method])
     method, p, s, x, y = built(cfg, pixels)
+    check_draws(method, len(y))
+    check_rates(method, cfg, p)
     check_credit(method, p, s, x, y)
+    check_inputs(method, p, s, x, y)
+    check_predict(method, p, s, x)
     check_step(method, cfg, p, s, x, y)
     check_diagnosis(method, cfg, p, s, x, y, pixels)
     check_company(configs, pixels)
@@ -356,10 +361,12 @@ def check_credit(method, p, s, x, y) -> None:
     given.
     """
     hs, logits, _ = diagnostics.gradients(method, p, x, y)
-    given = {"p": p, "s": s, "hs": hs, "logits": logits, "y": y}
+    given = {"p": p, "s": s, "x": x, "hs": hs, "logits": logits, "y": y}
 
     def called():
-        return undrawn(method.name, "credit", lambda: method.credit(p, s, list(hs), logits, y))
+        return undrawn(
+            method.name, "credit", lambda: method.ask("credit", x, p, s, list(hs), logits, y)
+        )
 
     first, second = (unmoved(method, "credit", given, called) for _ in range(2))
     check_levels(method, first, hs, "in a training step")
@@ -383,6 +390,79 @@ def check_credit(method, p, s, x, y) -> None:
         warnings.warn(f"{told}: what it trains learns nothing there", stacklevel=2)
 
 
+def check_draws(method, batch) -> None:
+    """RuleError for `draws` that is no number of draws, or of a rule without noise."""
+    told = f"method {method.name!r} declares draws = {method.draws!r}"
+    if type(method.draws) is not int or method.draws < 1:
+        raise RuleError(f"{told}; it is the number of draws that a diagnosis averages over")
+    if method.draws > 1 and not method.noise(batch):
+        raise RuleError(f"{told}, but its `noise` names nothing to draw; name there what is random")
+
+
+def check_rates(method, cfg, p) -> None:
+    """RuleError for rates that are not finite factors of at least 0 of what `rates` may name."""
+    for k in (k for k in p if method.trains(k)):
+        rates = method.rates(cfg, k)
+        told = f"rates of method {method.name!r} are {rates!r} for {k}"
+        sound = isinstance(rates, dict) and set(rates) <= set(RATES)
+        if not sound or not all(
+            isinstance(v, (int, float)) and 0 <= v < math.inf for v in rates.values()
+        ):
+            wanted = " and ".join(map(repr, RATES))
+            raise RuleError(f"{told}; give a dict of factors of at least 0, by {wanted}")
+
+
+def check_inputs(method, p, s, x, y) -> None:
+    """RuleError where what the weights are to learn on is not like the inputs and states."""
+    if not getattr(method, "learns_elsewhere", False):
+        return
+    hs, logits, _ = diagnostics.gradients(method, p, x, y)
+    given = {"p": p, "s": s, "x": x, "hs": hs, "logits": logits, "y": y}
+
+    def called():
+        return undrawn(method.name, "inputs", lambda: method.inputs(p, s, x, list(hs), logits, y))
+
+    told, answer = f"inputs of method {method.name!r}", unmoved(method, "inputs", given, called)
+    try:
+        found, states = answer
+        pairs = [("x", found, x), *((f"h_{l}", *pair) for l, pair in enumerate(zip(states, hs)))]
+    except (TypeError, ValueError) as e:
+        raise RuleError(f"{told} must return (x, [h_0..h_{len(hs) - 1}])") from e
+    if len(states) != len(hs):
+        wanted = f"one for each of the levels 0..{len(hs) - 1}"
+        raise RuleError(f"{told} are {len(states)} states; it needs {wanted}")
+    for name, tensor, like in pairs:
+        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+            was, needs = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, like))
+            raise RuleError(f"{told} has {name} of {was}, in place of one of {needs}")
+        if not tensor.isfinite().all():
+            raise RuleError(f"{told} has {name} that is not finite; look for a division by zero")
+
+
+def check_predict(method, p, s, x) -> None:
+    """RuleError where `predict` does not give the number of a class for each input, from what it
+    is given alone.
+    """
+    if type(method).predict is Method.predict:
+        return
+    s = {k: v for k, v in s.items() if k not in method.noise(len(x))}
+
+    def called():
+        return undrawn(method.name, "predict", lambda: method.predict(p, s, x))
+
+    with torch.no_grad():
+        found = unmoved(method, "predict", {"p": p, "s": s, "x": x}, called)
+    told, classes = f"predict of method {method.name!r}", method.model.classes
+    wanted = f"it needs whole numbers of classes, ({len(x)},), such as scores.argmax(-1)"
+    if not isinstance(found, torch.Tensor) or found.is_floating_point():
+        kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+        raise RuleError(f"{told} is of type {kind}; {wanted}")
+    if found.shape != (len(x),):
+        raise RuleError(f"{told} has shape {tuple(found.shape)}; {wanted}")
+    if found.min() < 0 or found.max() >= classes:
+        raise RuleError(f"{told} names classes outside 0..{classes - 1}")
+
+
 def check_step(method, cfg, p, s, x, y) -> None:
     """The gradient of the whole scalar, and what it changes in the state."""
     names = [k for k in p if method.trains(k)]
@@ -400,6 +480,10 @@ def check_step(method, cfg, p, s, x, y) -> None:
     if names and scalar.requires_grad:
         found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
         grads = {f"the gradient of {k}": g for k, g in zip(names, found) if g is not None}
+        idle = [k for k, g in zip(names, found) if g is None and k.startswith("aux.")]
+        if idle:
+            told = f"method {cfg.method!r}: no term of its scalar reaches {', '.join(idle)}"
+            warnings.warn(f"{told}: what is not learnt stays as it began", stacklevel=2)
     for k, v in changed.items():
         like = s.get(k, p.get(k))
         if like is None:
@@ -433,7 +517,7 @@ def check_diagnosis(method, cfg, p, s, x, y, pixels) -> None:
     hs, logits, _ = diagnostics.gradients(method, p64, x.double(), y)
     try:
         with torch.no_grad():
-            credit = method.credit(p64, s64, list(hs), logits, y)
+            credit = method.ask("credit", x.double(), p64, s64, list(hs), logits, y)
     except Exception as e:
         way_out = AS_AUTOGRAD if "grad" in str(e) else AS_DTYPE
         told = f"credit of method {cfg.method!r} {when} fails ({type(e).__name__}: {e})"
@@ -544,6 +628,8 @@ def check_reads(cfg, p, s, x, y, pixels) -> None:
         make(member, stream(cfg.seed, "preflight"))
     for ask in (method.at_epoch, method.phase_of, *(partial(method.learns, name=k) for k in p)):
         ask(member, epoch=0)
+    for k in p:
+        method.rates(member, k)
     method.noise(len(y))
     settings.clear()
     method.surrogate(p, Read(s, (), options), x, y)

@@ -19,7 +19,7 @@ import torch
 from torch.func import grad, vmap
 
 from . import diagnostics
-from .config import RunConfig, stream
+from .config import RunConfig, check_known, stream
 from .data import Pixels
 from .execution import (
     by_onednn,
@@ -33,7 +33,7 @@ from .execution import (
 )
 from .exploit import exploit
 from .methods import METHODS
-from .methods.base import EVERYTHING, IN_STATE, Phase, RuleError, unit
+from .methods.base import EVERYTHING, IN_STATE, RATES, Phase, RuleError, unit
 from .models import MODELS
 
 EVAL_CHUNK, EPS_ADAM = 2000, 1e-8
@@ -101,6 +101,37 @@ class Group(NamedTuple):
     members: list[int]
     at: slice | torch.Tensor
     together: Callable
+
+
+class Rated(NamedTuple):
+    """Of one member, leaves that learn at one rate, with what the optimiser keeps of each.
+
+    lr: factor of the member's learning rate; weight_decay: as it is.
+    """
+
+    names: list[str]
+    leaves: list[torch.Tensor]
+    moments: list[list[torch.Tensor]]
+    steps: list[torch.Tensor]
+    lr: float
+    weight_decay: float
+
+
+class Draws:
+    """The noise of a step of one member, over and over: at each passage the same draws, none of
+    which is kept.
+    """
+
+    def __init__(self, method, cfg, batch: int, begin: Callable[[], torch.Generator]):
+        self.method, self.cfg, self.batch, self.begin = method, cfg, batch, begin
+
+    def __len__(self):
+        return self.method.draws
+
+    def __iter__(self):
+        generator = self.begin()
+        for _ in range(len(self)):
+            yield noise(self.method, self.cfg, self.batch, generator)
 
 
 class Ensemble:
@@ -316,7 +347,7 @@ class Ensemble:
         By the kernels of torch.optim's fused optimisers, without the bookkeeping around them, a
         quarter of the time.
         """
-        cfg, (names, leaves, moments, steps, moving, lr) = self.configs[m], self.learning[m]
+        cfg, (names, groups, moving, lr) = self.configs[m], self.learning[m]
         if not names:
             return
         if cfg.clip > 0:
@@ -325,17 +356,19 @@ class Ensemble:
                 norm = torch.nn.utils.get_total_norm([grads[k] for k in block])
                 grads |= {k: grads[k] * (cfg.clip / (norm + 1e-6)).clamp(max=1) for k in block}
         self.steps[m] += moving
-        found, plain = (
-            [grads[k] for k in names],
-            {"lr": lr, "weight_decay": cfg.weight_decay, "maximize": False},
-        )
+        for group in groups:
+            rate = lr if group.lr == 1 else lr * group.lr
+            self._optimise(cfg, group, [grads[k] for k in group.names], rate)
+
+    def _optimise(self, cfg, group, grads, rate):
+        plain = {"lr": rate, "weight_decay": group.weight_decay, "maximize": False}
         if cfg.optimizer == "adamw":
             torch._fused_adamw_(
-                leaves,
-                found,
-                *moments,
+                group.leaves,
+                grads,
+                *group.moments,
                 [],
-                steps,
+                group.steps,
                 beta1=0.9,
                 beta2=0.999,
                 eps=EPS_ADAM,
@@ -349,9 +382,8 @@ class Ensemble:
                 "nesterov": False,
                 "is_first_step": False,
             }
-            torch._fused_sgd_(
-                leaves, found, *moments if cfg.momentum > 0 else [[]], **rest, **plain
-            )
+            moments = group.moments if cfg.momentum > 0 else [[]]
+            torch._fused_sgd_(group.leaves, grads, *moments, **rest, **plain)
 
     # -- one epoch
 
@@ -424,10 +456,10 @@ class Ensemble:
 
     @torch.no_grad()
     def accuracy(self, m):
-        (p, _), (x, y) = self.member(m), self.pixels.test
+        (p, s), (x, y) = self.member(m), self.pixels.test
 
         def predicted(x):
-            return self.model.logits(p, self.model.embed(p, x)).argmax(-1)
+            return self.method.predict(p, s, x)
 
         predicted = (
             by_onednn(predicted) if takes_onednn("fp32", self.device, self.fused) else predicted
@@ -481,13 +513,31 @@ class Ensemble:
         return replayed(step) if self.device.type == "cuda" else step
 
     def _learning(self, m, names):
-        """(names, leaves, moments, steps) of what learns, 1 or 0 for each trained tensor (whether
-        it does), learning rate.
+        """Of what learns: names, and groups of one rate each; 1 or 0 for each trained tensor
+        (whether it does), learning rate.
         """
-        moments = [[kept[k][m] for k in names] for kept in self.moments.values()]
-        steps = [self.steps[m, self.trained.index(k)] for k in names]
+        cfg, by_rate = self.configs[m], {}
+        for k in names:
+            lr, decay = self.rate(cfg, k)
+            by_rate.setdefault((lr, cfg.weight_decay * decay), []).append(k)
+        groups = [
+            Rated(
+                group,
+                [self.leaves[m][k] for k in group],
+                [[kept[k][m] for k in group] for kept in self.moments.values()],
+                [self.steps[m, self.trained.index(k)] for k in group],
+                *rate,
+            )
+            for rate, group in by_rate.items()
+        ]
         moving = torch.tensor([float(k in names) for k in self.trained], device=self.device)
-        return names, [self.leaves[m][k] for k in names], moments, steps, moving, self.lr[m]
+        return names, groups, moving, self.lr[m]
+
+    def rate(self, cfg, name) -> tuple[float, float]:
+        """Factors of the learning rate and the weight decay of one trained parameter."""
+        rates = self.method.rates(cfg, name)
+        check_known(f"rate of {name} (method {cfg.method!r})", rates, RATES)
+        return tuple(float(rates.get(k, 1.0)) for k in RATES)
 
     def _generator(self, cfg, name):
         """A generator on the device that depends on (seed, name, epoch) alone."""
@@ -538,11 +588,28 @@ class Ensemble:
             """The state, with noise that this measurement alone sees."""
             return s | noise(method, cfg, batch, self._generator(cfg, f"noise.{name}"))
 
+        def draws(name, batch):
+            """All draws of that noise which the measurement averages over; none for one draw."""
+            if method.draws == 1:
+                return ()
+            return Draws(method, cfg, batch, lambda: self._generator(cfg, f"noise.{name}"))
+
         found = diagnostics.diagnose(
-            method, p, seen("test", len(test[1])), test, train, self._generator(cfg, "rho")
+            method,
+            p,
+            seen("test", len(test[1])),
+            test,
+            train,
+            self._generator(cfg, "rho"),
+            draws("test", len(test[1])),
         )
         found |= diagnostics.update_alignment(
-            method, p, seen("train", len(train[1])), self._last_step(m), *train
+            method,
+            p,
+            seen("train", len(train[1])),
+            self._last_step(m),
+            *train,
+            draws("train", len(train[1])),
         )
         if cfg.exploit and self.epoch == cfg.epochs:
             found["exploit"] = exploit(method, p, seen("exploit", diagnostics.BATCH), train, test)
@@ -554,7 +621,11 @@ class Ensemble:
         """
         moved = [k for i, k in enumerate(self.trained) if self.steps[m, i] > 0]
         first, *second = ({k: moment[k][m] for k in moved} for moment in self.moments.values())
-        return {k: first[k] / (second[0][k].sqrt() + EPS_ADAM) for k in moved} if second else first
+        step = first
+        if second:
+            step = {k: first[k] / (second[0][k].sqrt() + EPS_ADAM) for k in moved}
+        rates = {k: self.rate(self.configs[m], k)[0] for k in moved}
+        return {k: v if rates[k] == 1 else v * rates[k] for k, v in step.items()}
 
     # -- leaving and coming back
 

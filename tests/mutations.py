@@ -52,7 +52,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "recorded-for-good": (TRAINING, "if self.steps_of != (steps_of :=", "if None is self.steps_of != (steps_of :=", RECORDED),
     "flip-dropped": (TRAINING, "take[3] if cfg.augment else None", "None", SCRIPT),
     "no-momentum": (TRAINING, 'rest = {\n                "momentum": cfg.momentum,\n                "dampening": 0.0,\n                "nesterov": False,\n                "is_first_step": False,\n            ', 'rest = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False', SCRIPT),
-    "no-decay": (TRAINING, 'plain = (\n            [grads[k] for k in names],\n            {"lr": lr, "weight_decay": cfg.weight_decay, "maximize": False},\n        )', 'plain = [grads[k] for k in names], {"lr": lr, "weight_decay": 0.0, "maximize": False}', SCRIPT),
+    "no-decay": (TRAINING, '"weight_decay": group.weight_decay, "maximize"', '"weight_decay": 0.0, "maximize"', SCRIPT),
     "strided-mean": (TRAINING, "losses[:, m].contiguous().mean()", "losses[:, m].mean()", "test_runs.py"),
     "optimizer-lost": (TRAINING, '}": v[m]', '}": v[m].clone()', "test_runs.py"),
     "overflow-unseen": (TRAINING, "(~losses[:, m].isfinite())", "(~losses[:0, m].isfinite())", "test_runs.py"),
@@ -369,6 +369,16 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "paper-hyphens": ("latex.py", 'return r"\\(-\\)"', 'return "-"', "test_paper.py::test_a_negative_number_has_a_minus_and_a_hyphen_stays"),
     "rows-uncalibrated": ("latex.py", "rows.verdict.where(~rows.calibrated |", "rows.verdict.where(rows.calibrated |",
                           "test_paper.py::test_rows_of_the_study_are_counted_once_each"),
+    "x-not-given": (BASE, 'given = {"x": x} if hook in', 'given = {} if hook in', "test_hooks.py"),
+    "learns-here": (BASE, "        if self.learns_elsewhere:\n            own_h0", "        if False:\n            own_h0", "test_hooks.py"),
+    "credited-here": (DIAG, 'if getattr(method, "learns_elsewhere", False):', "if False:", "test_hooks.py"),
+    "one-rate": (TRAINING, "lr if group.lr == 1 else lr * group.lr", "lr", "test_hooks.py"),
+    "one-decay": (TRAINING, "(lr, cfg.weight_decay * decay)", "(lr, cfg.weight_decay)", "test_hooks.py"),
+    "step-without-rate": (TRAINING, "v if rates[k] == 1 else v * rates[k]", "v", "test_hooks.py"),
+    "predict-unasked": (TRAINING, "return self.method.predict(p, s, x)", "return self.model.logits(p, self.model.embed(p, x)).argmax(-1)", "test_hooks.py"),
+    "same-draw": (DIAG, "x, p, s | drawn, hs", "x, p, s, hs", "test_hooks.py"),
+    "idle-untold": ("preflight.py", "if g is None and k.startswith(", "if False and k.startswith(", "test_hooks.py::test_parameters_that_no_term_reaches_are_told"),
+    "draws-of-nothing": ("preflight.py", "if method.draws > 1 and not", "if False and not", "test_hooks.py::test_draws_of_nothing_are_refused"),
 }  # fmt: skip
 
 

@@ -183,6 +183,21 @@ def trained(pixels, rule, seed):
     return RunRecord(tiny("dfa", seed=seed), "complete", curves, {"2": found}, None, {})
 
 
+def test_an_audit_says_over_how_many_draws_random_credit_is_averaged(pixels):
+    """With Γ of a single draw, its mean over the levels where it is defined; of other rules it says
+    nothing.
+    """
+    plain = trained(pixels, DFA, 1)
+    drawn = {"draws": 16, "gamma_draw": [0.1, None, 0.3, 0.2]}
+    random = replace(plain, diagnostics={"2": plain.final | drawn})
+    told = [
+        " ".join(Audit(tiny("dfa"), {"dfa": [record], "frozen": [plain]}).lines)
+        for record in (random, plain)
+    ]
+    assert "the mean over 16 draws of its noise; of a single draw Γ is 0.20" in told[0]
+    assert "draws" not in told[1]
+
+
 def test_an_audit_tells_credit_that_was_shown_from_credit_that_trained(pixels):
     """A rule that trains by DFA and returns the exact gradient has Γ = 1; its update is DFA's, and
     the audit says so.

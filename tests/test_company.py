@@ -90,7 +90,34 @@ class Gated(Learned):
         return error, {"fitted": s["fitted"] + 1}
 
 
-OWN = {rule.name: rule for rule in (Mirror, Scheduled, Gated)}
+class Hooked(LocalMethod):
+    """Credit of the inputs, weights that learn on a second pass, an auxiliary net at a rate of the
+    member's own.
+    """
+
+    name = "hooked"
+    options = {"rate": 1.0}
+    member_options = ("rate",)
+
+    def init_params(self, cfg, generator):
+        return {"aux.F": torch.randn(self.model.features, self.model.classes, generator=generator)}
+
+    def auxiliary(self, p, s, hs, logits, y, x):
+        return (x.flatten(1) @ p["aux.F"] - logits).square().mean(), {}
+
+    def rates(self, cfg, name):
+        return {"lr": cfg.options["rate"], "weight_decay": 2.0} if name.startswith("aux.") else {}
+
+    def inputs(self, p, s, x, hs, logits, y):
+        x = x + (self.model.output_error(logits, y) @ p["aux.F"].T).view_as(x)
+        return x, self.model.states(p, self.model.embed(p, x, {}), stats={})
+
+    def credit(self, p, s, hs, logits, y, x):
+        _, others = self.inputs(p, s, x, hs, logits, y)
+        return [h - other for h, other in zip(hs, others)]
+
+
+OWN = {rule.name: rule for rule in (Mirror, Scheduled, Gated, Hooked)}
 RULES = sorted({*METHODS, *OWN})
 OF_NET = {"hidden": 4, "layers": 1}
 SHARED = {  # options that make a method small, or another
@@ -124,6 +151,7 @@ MEMBER_OPTIONS = {
         "warm": st.booleans(),
         "gain": st.sampled_from([0.5, 2.0]),
     },
+    "hooked": {"rate": st.sampled_from([0.0, 1.0, 5.0])},
 }
 FIELDS = {
     "seed": st.integers(1, 4),
@@ -192,6 +220,23 @@ def test_drawn_members_are_the_same_alone_and_in_company(double, configs, driver
     for cfg, found in zip(configs, trained(configs, double, driver)):
         [alone] = trained([cfg], double, "loop")
         assert apart(found, alone) < ROUNDING
+
+
+@pytest.mark.parametrize("driver", ["loop", "vmap"])
+def test_members_with_hooks_of_their_own_are_the_same_alone_and_in_company(double, driver):
+    """Other rates, learning rates and decays side by side, and a member of none."""
+    common = {"epochs": EPOCHS, "width": 6, "depth": 2, "batch_size": 16}
+    own = ((1, 0.0, 0.0), (2, 5.0, 0.1), (3, 1.0, 0.1))
+    configs = [
+        tiny("hooked", **common, seed=s, weight_decay=wd, options={"rate": rate})
+        for s, rate, wd in own
+    ]
+    for cfg, found in zip(configs, trained(configs, double, driver)):
+        [alone] = trained([cfg], double, "loop")
+        assert apart(found, alone) < ROUNDING
+    still, *others = (e["param/aux.F"] for e in trained(configs, double, driver))
+    start = Ensemble(configs, double).params["aux.F"]
+    assert torch.equal(still, start[0]) and not torch.equal(others[0], start[1])
 
 
 @pytest.mark.parametrize("driver", ["loop", "vmap"])

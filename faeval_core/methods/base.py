@@ -9,12 +9,15 @@ credit_level='input'), and a_0 trains the embedding; a perfect credit has a_l �
 
 import copy
 import difflib
+import inspect
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 IN_STATE = ("penalty", "penalty_h0", "eta")  # fields of a member's config that its state holds
+GIVEN_X = ("credit", "common", "auxiliary")  # hooks that may ask for the inputs x by that name
+RATES = ("lr", "weight_decay")  # what `rates` may give factors of
 
 
 def inner(u, v):
@@ -132,6 +135,11 @@ def normalise(a, how: str):
     return a / (found + 1e-6 * (len(a) if how == "sample_rms_g" else 1))
 
 
+def takes_x(hook) -> bool:
+    """Whether a hook has a parameter x."""
+    return "x" in inspect.signature(hook).parameters
+
+
 class Method:
     """Base of every method. Subclasses set `name`, `version` and `options` and define `surrogate`
     and `credit`.
@@ -147,6 +155,8 @@ class Method:
     # options that may differ inside an ensemble, numbers or bools; the state holds them by name
     member_options: tuple = ()
     gates: tuple = ()  # those of them whose zero switches a term off
+    # draws of its noise over which a diagnosis averages the credit of a rule that is random
+    draws: int = 1
     phase = EVERYTHING  # set by `during`
     stream = ""  # name of the random stream of `init_state` where it is not the method's own
     _frozen = False
@@ -154,6 +164,8 @@ class Method:
     def __init__(self, cfg, model):
         self.cfg = cfg if isinstance(cfg, SharedConfig) else self.shared(cfg)
         self.model = model
+        hooks = {name: getattr(type(self), name, None) for name in GIVEN_X}
+        self.given_x = frozenset(name for name, hook in hooks.items() if hook and takes_x(hook))
 
     @classmethod
     def shared(cls, cfg) -> SharedConfig:
@@ -224,6 +236,12 @@ class Method:
         )
         return name.startswith("aux.") or (self.cfg.train_net and not fixed)
 
+    def rates(self, cfg, name: str) -> dict[str, float]:
+        """Learning rate ('lr') and 'weight_decay' of the trained parameter `name` of a member, each
+        as a factor of its config's; what is not named is 1.
+        """
+        return {}
+
     def learns(self, cfg, epoch: int, name: str) -> bool:
         """Whether a trained parameter moves in this epoch."""
         return True
@@ -238,9 +256,20 @@ class Method:
 
     def credit(self, p, s, hs, logits, y):
         """a_0..a_L from the detached states hs and logits of one batch. It is cut from the graph,
-        whatever hangs on it.
+        whatever hangs on it. A rule that needs the inputs names a further parameter x.
         """
         raise NotImplementedError(f"method {self.name!r} has no credit")
+
+    def ask(self, hook: str, x, *args):
+        """What `hook` (one of GIVEN_X) answers, given the inputs x where it has a parameter x."""
+        given = {"x": x} if hook in self.given_x else {}
+        return getattr(self, hook)(*args, **given)
+
+    def predict(self, p, s, x):
+        """Class of each input, (batch,): that of the largest logit. Accuracy is of this; s is
+        without noise.
+        """
+        return self.model.logits(p, self.model.embed(p, x)).argmax(-1)
 
     def heard(self, credit):
         """Of credit a_0..a_L, what trains blocks 0..L-1."""
@@ -282,14 +311,16 @@ class Method:
         return total
 
     def tail_losses(self, p, h, y, start):
-        """Loss of each sample, (batch,), with h at level `start`; the gradient of their sum is g
-        per sample (δ).
+        """Loss of each sample, (batch,), with h, (batch, *level shape), at level `start` and the
+        net as it is from there on; the gradient of their sum is that of each sample, δ. Public:
+        rules may call it.
         """
         return self.model.losses(self.model.logits(p, h, start, {}), y)
 
     def exact_credit(self, p, hs, y, level):
-        """δ_level, the exact per-sample gradient at `level`, by back-propagation through blocks
-        level..L-1.
+        """δ_level, (batch, *level shape): the exact per-sample gradient at `level`, by
+        back-propagation through blocks level..L-1; at level L, through the readout alone. Public:
+        rules may call it.
         """
         return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 
@@ -324,7 +355,13 @@ class LocalMethod(Method):
     detached states hs, and of self.model `levels` (shapes of h_0..h_L without the batch), `sizes`
     (their numbers of elements), `classes`, and `output_error(logits, y)`, softmax less one-hot.
     Fixed tensors come from `init_state`, trained ones from `init_params` and `auxiliary`, random
-    numbers from `noise`; an option named in `member_options` is read as s[name]. What a rule learns
+    numbers from `noise`; an option named in `member_options` is read as s[name]. Public as well are
+    `exact_credit`, `tail_losses`, model.block and the other parts of a model (models/base.py), and
+    what methods/fa.py calls Structured; docs/cookbook.md shows them at work.
+    Whole families need more: a parameter x of `credit`, `common` or `auxiliary` receives the
+    inputs; `inputs` names other states for the weights to learn on; `rates` gives parameters a
+    learning rate and a weight decay of their own; `predict` reads the class elsewhere than from the
+    logits; `draws` lets a diagnosis average credit that is random. What a rule learns
     without a gradient, such as a running mean, begins in `init_state`, and `auxiliary` returns its
     changes. Credit has the sign of the gradient, and the per-sample gradient δ_l is exact; where
     its direction depends on the scale of the stream, (b') fires. Records are found by a rule's
@@ -335,6 +372,7 @@ class LocalMethod(Method):
 
     def __init__(self, cfg, model):
         super().__init__(cfg, model)
+        self.learns_elsewhere = type(self).inputs is not LocalMethod.inputs
         for name, value in (("embedding", "shared"), ("credit_level", "input")):
             if getattr(cfg, name) == value and len(set(model.levels)) > 1:
                 raise ValueError(
@@ -355,11 +393,12 @@ class LocalMethod(Method):
         loss = model.loss(logits, y)
         fixed = {k: v.detach() for k, v in p.items()}
         opened = fixed | {k: v for k, v in p.items() if k.startswith("aux.")}
-        shared = self.common(opened, s, hs, logits.detach(), y) if self.phase.fits else {}
-        credit = self.credit(
-            fixed, s | {k: v.detach() for k, v in shared.items()}, hs, logits.detach(), y
-        )
-        credit = [level.detach() for level in credit]
+        given = hs, logits.detach(), y
+        shared = {}
+        if self.phase.fits or self.learns_elsewhere:
+            shared = self.ask("common", x, opened, s, *given)
+        known = s | {k: v.detach() for k, v in shared.items()}
+        credit = [level.detach() for level in self.ask("credit", x, fixed, known, *given)]
         found, wanted = ([tuple(t.shape) for t in tensors] for tensors in (credit, hs))
         if found != wanted:
             told = f"credit of method {self.name!r} is of shapes {found}"
@@ -368,29 +407,52 @@ class LocalMethod(Method):
                 f"{wanted}"
             )
         how = self.cfg.credit_norm
+        own_h0, own_fs, own_loss = h0, fs, loss
+        if self.learns_elsewhere:
+            own_h0, own_fs, top = self.elsewhere(p, fixed, known, x, *given)
+            own_loss = model.loss(model.readout(p, top), y)
         scalar = (
-            loss
-            + self.push(s, fs, [normalise(a, how) for a in self.heard(credit)]) / batch
+            own_loss
+            + self.push(s, own_fs, [normalise(a, how) for a in self.heard(credit)]) / batch
             + self.penalties(s, h0, fs)
         )
         if self.cfg.embedding == "exact":
-            scalar = scalar + inner(h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch
+            scalar = scalar + inner(own_h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch
         elif self.cfg.embedding != "init":
             heard = credit[1 if self.cfg.embedding == "shared" else 0]
             scalar = (
                 scalar
-                + inner(h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
+                + inner(own_h0, normalise(heard, how if self.cfg.norm_embedding else "raw")) / batch
             )
         if self.phase.fits:
-            auxiliary, moved = self.auxiliary(opened, s | shared, hs, logits.detach(), y)
+            auxiliary, moved = self.ask("auxiliary", x, opened, s | shared, *given)
             scalar, changed = scalar + auxiliary, changed | moved
         return scalar, (loss.detach(), changed)
 
-    def common(self, p, s, hs, logits, y):
-        """Tensors by name that `credit` and `auxiliary` of one training step both need, and then
-        find in s: made once for both.
+    def inputs(self, p, s, x, hs, logits, y):
+        """(x, [h_0..h_L]) that the weights learn on, like those given: the embedding on x, block l
+        on h_l, the readout on h_L. By default those of the forward pass.
 
-        p is that of `auxiliary`; for `credit` they are detached. Elsewhere, as in a diagnosis,
+        A rule whose weights learn on other states, such as those of a second pass, returns these;
+        its credit, its penalties and its record stay those of the forward pass. It costs another
+        passage through each block.
+        """
+        return x, hs
+
+    def elsewhere(self, p, fixed, s, x, hs, logits, y):
+        """(h_0, f_0..f_{L-1}, state of the readout) where the weights of p learn, as `inputs`
+        says.
+        """
+        x, hs = self.inputs(fixed, s, x, hs, logits, y)
+        hs = [h.detach() for h in hs]
+        fs = [self.model.block(p, l, h, {}) for l, h in enumerate(hs[:-1])]
+        return self.model.embed(p, x.detach(), {}), fs, hs[-1]
+
+    def common(self, p, s, hs, logits, y):
+        """Tensors by name that `credit` and `auxiliary` (or `inputs`) of one training step both
+        need, and then find in s: made once for both.
+
+        p is that of `auxiliary`; for the others they are detached. Elsewhere, as in a diagnosis,
         `credit` makes them itself.
         """
         return {}

@@ -44,7 +44,10 @@ class DFA(LocalMethod):
 
     def direct(self, s, logits, y):
         """a_0..a_L of DFA, whatever the method's own credit is."""
-        e = self.model.output_error(logits, y)
+        return self.sent(s, self.model.output_error(logits, y))
+
+    def sent(self, s, e):
+        """What the feedback makes of e, (batch, C), at each level 0..L."""
         a = (
             e @ s["feedback"]
             if "feedback" in s

@@ -34,11 +34,11 @@ class EP(LocalMethod):
     def check(cls, cfg):
         o = cfg.options
         if not o["beta"] or not o["steps"] or not o["step"]:
-            raise ValueError(f"method 'ep' needs beta and step above 0 and at least 1 step: {o}")
+            raise ValueError(f"method {cfg.method!r} needs beta and step above 0 and 1 step: {o}")
         if not o["relax_h0"] and cfg.embedding == "rule":
             raise ValueError(
-                "method 'ep' with relax_h0=False gives the embedding no credit; set embedding "
-                "to 'init' or 'exact'"
+                f"method {cfg.method!r} with relax_h0=False gives the embedding no credit; set "
+                "embedding to 'init' or 'exact'"
             )
 
     def residuals(self, p, hs, below, start=0):

@@ -16,17 +16,23 @@ from .base import LocalMethod
 
 class Structured(LocalMethod):
     """a_L = δ_L exactly, then a_l = a_{l+1} through block l backwards with feedback B(W) in place
-    of each weight W.
+    of each weight W. Public: a rule with feedback of its own subclasses it.
+
+    By default no weight has feedback of another value, so that credit is exact. A subclass defines
+    `feedback`, from what it begins in `init_state` (fixed, or learned by what `auxiliary` changes)
+    or `init_params` (trained); `back` for a block that it sends errors through otherwise.
     """
 
     def feedback(self, p, s) -> dict:
-        """`name.feedback` -> matrix; a weight of a product inside a block that has none carries
-        errors back itself.
+        """`name.feedback` -> tensor like the weight `name.weight`, the names being those of
+        `weights`; a weight of a product inside a block that has none carries errors back itself.
         """
         return {}
 
     def weights(self, p) -> dict:
-        """The weights that errors would travel back through, by name without '.weight'."""
+        """The weights that errors would travel back through, by name without '.weight': those of
+        linear layers, (outputs, inputs), and of convolutions, (outputs, inputs, height, width).
+        """
         told = {
             k.removesuffix(".weight"): v
             for k, v in p.items()
@@ -42,7 +48,7 @@ class Structured(LocalMethod):
         return a[::-1]
 
     def back(self, p, s, l, h, a):
-        """a_l from a_{l+1}, given h_l."""
+        """a_l, (batch, *shape of level l), from a = a_{l+1}, given h = h_l; p holds feedback."""
         _, back = torch.func.vjp(lambda h: self.model.add(h, self.model.block(p, l, h, {})), h)
         return back(a)[0]
 
@@ -51,9 +57,9 @@ class FA(Structured):
     """a_L = δ_L exactly, then a_l = a_{l+1} B_l, B_l (width, width) with entries N(0,
     feedback_scale² / width).
 
-    On tokens, feature maps and vectors of other sizes: back through the block with fixed random weights, a second draw of
-    the model's own init. feedback='identity': B_l = feedback_scale · I, so that errors pass through
-    the skip connections alone; at the default scale
+    On tokens, feature maps and vectors of other sizes: back through the block with fixed random
+    weights, a second draw of the model's own init. feedback='identity': B_l = feedback_scale · I,
+    so that errors pass through the skip connections alone; at the default scale
     every level hears δ_L: what learned credit has to beat on residual nets, whose blocks are close
     to the identity.
     """

@@ -16,7 +16,15 @@ class Model:
     Subclasses define `levels` (the shape of each state h_0..h_L of one sample), init, embed and
     block. `stats`: None takes normalisation statistics from the parameters (evaluation); a dict
     asks for those of the batch, and receives the parameters' new running values (training). Models
-    without batch statistics ignore it.
+    without batch statistics ignore it; a rule gives {}, as its training step does.
+
+    Names in p: `embed.…`; `blocks.<l>.<layer>.weight` and `.bias`, with the layers fc1, fc2 (after
+    the LayerNorm ln) of resmlp and studentnet; `readout.ln.…` where the model has a terminal
+    LayerNorm; `readout.head.weight`, (classes, features), and `.bias`; a method's own parameters
+    are `aux.…`. A weight with a tensor `<layer>.feedback` beside it in p sends errors back through
+    that. Public for rules: `levels`, `sizes`, `classes`, `states`, `block`, `add`, `readout`,
+    `losses`, `output_error`, `linear`, and embed(p, x, stats) with x as the model receives it, and
+    block(p, l, h, stats), f_l(h) before the residual add; all of them are functions of p.
     """
 
     version = 1  # raised when the model's meaning changes
