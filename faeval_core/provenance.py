@@ -22,8 +22,10 @@ ROOT = Path(__file__).parent
 REPORTS = {  # modules that only read, send or show what has been measured
     "__main__",
     "audit",
+    "commands",
     "costs",
     "engines",
+    "extras",
     "figures",
     "files",
     "latex",
@@ -36,6 +38,7 @@ REPORTS = {  # modules that only read, send or show what has been measured
     "store",
     "study",
     "tables",
+    "terminal",
 }
 
 

@@ -128,7 +128,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "prints-apart": ("pipeline.py", '.rpartition("\\r")[2]', "", "test_pipeline.py::test_prints_of_a_cell_become_one"),
     "page-unchecked": ("audit.py", "        check_writable(html)", "        pass",
                        "test_cli.py::test_a_mistake_ends_in_one_line_that_names_the_way_out"),
-    "ascii-fails": ("__main__.py", 'stream.reconfigure(errors="faeval")', "pass",
+    "ascii-fails": ("terminal.py", 'stream.reconfigure(errors="faeval")', "pass",
                     "test_cli.py::test_a_terminal_of_ascii_shows_everything"),
     "memory-unnamed": ("runs.py", '  raise MemoryError(\n            f"no memory', '  raise ValueError(\n            f"a fault',
                        "test_cli.py::test_a_net_too_large_for_any_memory_ends_in_one_line"),
@@ -301,6 +301,16 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                        "test_runs.py::test_runs_are_refused_where_torch_makes_float64"),
     "datasets-unlocked": ("store.py", '        # else two processes that note new datasets at once would lose one of them\n        with self.lock("datasets"):', '        if True:  # else two processes that note new datasets at once would lose one of them',
                           "test_store.py::test_datasets_that_are_new_at_the_same_time_are_all_noted"),
+    "help-waits-for-torch": ("__main__.py", "from .extras import way_out", "from . import runs\nfrom .extras import way_out",
+                             "test_package.py::test_the_command_line_waits_for_nothing_before_a_command_is_named"),
+    "pandas-for-all": ("store.py", "from filelock import FileLock, Timeout", "import pandas\nfrom filelock import FileLock, Timeout",
+                       "test_package.py::test_importing_the_package_imports_none_of_what_only_some_need"),
+    "table-left-behind": ("tables.py", 'Path(__file__).with_name("reference_results.csv")',
+                          'Path(__file__).parent.with_name("reference_results.csv")',
+                          "test_package.py::test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone"),
+    "images-for-an-audit": ("data.py", "    from sklearn.datasets import load_digits", "    import torchvision\n    from sklearn.datasets import load_digits",
+                            "test_package.py::test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone"),
+    "extra-misnamed": ("extras.py", '"pandas", "scipy"', '"pandas", "PIL"', "test_package.py::test_what_a_function_imports_is_brought_by_the_extra_that_its_error_names"),
 }  # fmt: skip
 
 
@@ -308,9 +318,9 @@ def copied(folder):
     """A copy of what the tests need, in `folder`."""
     for part in ("faeval_core", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):  # what a wheel is built from
+        shutil.copy(ROOT / name, folder)
     (folder / "results").mkdir()
-    shutil.copy(ROOT / "results" / "reference_results.csv", folder / "results")
     return folder
 
 
