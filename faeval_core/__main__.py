@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "train runs that the store lacks and show them",
     "status": "what the store has, lacks, and would cost, per study",
     "audit": "an honest verdict on one method beside BP, DFA and the frozen baseline",
+    "table1": "the study's Table 1 from the records, beside the study's values",
     "data": (
         "register images of your own: train/<class>/* and test/<class>/* of a folder or tar archive"
     ),

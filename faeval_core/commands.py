@@ -152,6 +152,17 @@ def audit_flags(p) -> None:
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
 
+def table1_flags(p) -> None:
+    p.add_argument("--results", default="results", help="folder of the records (default results)")
+    p.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu or cuda")
+    p.add_argument(
+        "--train",
+        action="store_true",
+        default=False,
+        help="train what the store lacks; `status` says for how long",
+    )
+
+
 def data_flags(p) -> None:
     p.add_argument(
         "action",
@@ -323,6 +334,16 @@ def audit(args) -> int:
     return 0 if all(found.arms.values()) else 1
 
 
+def show_table1(args) -> int:
+    from .table1 import table1
+
+    check_folder(args.results)
+    table = table1(args.results, args.train, args.device)
+    print(table.T.to_string())
+    print("a letter: a check that fires (README, Table 1); n: seeds that have a record")
+    return 0 if (table["n"] > 0).all() else 1
+
+
 def register(args) -> None:
     d = data.register_images(args.name, args.path, args.mean, args.std, args.size)
     sizes = (
@@ -340,6 +361,7 @@ COMMANDS = {  # name: (what adds its flags, what does its work)
     "run": (run_flags, run),
     "status": (store_flags, status),
     "audit": (audit_flags, audit),
+    "table1": (table1_flags, show_table1),
     "data": (data_flags, register),
 }
 

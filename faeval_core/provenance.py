@@ -32,11 +32,13 @@ REPORTS = {  # modules that only read, send or show what has been measured
     "parcel",
     "pipeline",
     "preflight",
+    "progress",
     "protocol",
     "provenance",
     "stats",
     "store",
     "study",
+    "table1",
     "tables",
     "terminal",
 }

@@ -121,7 +121,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "lock-litter": ("store.py", "                    path.unlink()", "                    pass", "test_files.py"),
     "errors-unnamed": ("files.py", "        raise explained(e, path) from e\n    return path", "        raise\n    return path",
                        "test_files.py"),
-    "kernel-left": ("pipeline.py", "        Kernel.end_all()", "        pass",
+    "kernel-left": ("pipeline.py", "            Kernel.end_all()", "            pass",
                     "test_pipeline.py::test_an_interrupt_leaves_no_kernel"),
     "values-unchecked": ("pipeline.py", "                check_value(name, value)", "                pass",
                          "test_pipeline.py::test_mistakes_are_found_before_launch"),
@@ -311,6 +311,14 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "images-for-an-audit": ("data.py", "    from sklearn.datasets import load_digits", "    import torchvision\n    from sklearn.datasets import load_digits",
                             "test_package.py::test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone"),
     "extra-misnamed": ("extras.py", '"pandas", "scipy"', '"pandas", "PIL"', "test_package.py::test_what_a_function_imports_is_brought_by_the_extra_that_its_error_names"),
+    "kernel-after-the-end": ("pipeline.py", '            raise RuntimeError("interrupted")', "            pass",
+                             "test_pipeline.py::test_no_kernel_starts_after_an_interrupt"),
+    "rows-as-they-ended": ("pipeline.py", "return [rows[i] for i in range(len(plan))]", "return [rows[i] for i in order]",
+                           "test_pipeline.py::test_failures_are_reported_and_the_rest_runs"),
+    "training-side-by-side": ("pipeline.py", 'if profile != "smoke" and trains:', "if False:",
+                              "test_pipeline.py::test_training_at_the_studys_sizes_has_the_machine_to_itself"),
+    "time-gone": ("progress.py", "return rest * (time.monotonic() - self.began) / done", "return (time.monotonic() - self.began) / done",
+                  "test_pipeline.py::test_time_left_goes_by_what_has_ended"),
 }  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def test_no_traceback_from_the_shell():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "reproduce", "run", "status", "audit", "data", "data register"]
+    "command", ["", "reproduce", "run", "status", "audit", "table1", "data", "data register"]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from faeval_core import METHODS, RunConfig, Store, latex, tables
+from faeval_core import METHODS, RunConfig, Store, latex, table1, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -135,3 +135,22 @@ def test_the_tours_rule_is_the_one_that_its_records_are_said_to_be_of(monkeypatc
     assert [round(r.accuracy, 3) for r in found] == [0.969, 0.972, 0.969] and {
         r.config.code for r in found
     } == {base.code}
+
+
+def test_table1_is_that_of_notebook_11():
+    """Row by row from the records, as the notebook has written them; the study's values beside."""
+    kept = ROOT / "results" / "protocol_audit" / "audit_table_s42_s123_s456.json"
+    written = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    table = table1.table1(ROOT / "results")
+    assert list(table["n"]) == [row["n"] for row in written]
+    assert list(table["test accuracy"]) == [tables.pm(row["test_acc"]) for row in written]
+    assert list(table["published protocol"]) == [row["published"] for row in written]
+    study = tables.reference("protocol_audit", metric="test_acc")
+    assert set(table["study's accuracy"]) - {""} == {
+        v for k, v in study.items() if k.startswith("d=256,L=4,epochs=100,")
+    }
+
+
+def test_table1_names_what_it_needs(tmp_path):
+    with pytest.raises(ValueError, match="no runs of Table 1 for bp, fa, .* committed results"):
+        table1.table1(tmp_path)
