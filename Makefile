@@ -65,6 +65,17 @@ mutations: $(STAMP)
 nightly: $(STAMP)
 	@for file in tests/nightly/*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done
 
+# Versions stay as they are; NEW=1 takes the newest that pyproject.toml allows. Left out are pip, and the packages of CUDA and
+# Triton: torch names each of them in one version itself, where its build needs them, and a build for the CPU or a Mac has no use for
+# two gigabytes of them, or cannot install them at all.
+lock: $(STAMP)
+	@mkdir -p build && rm -f build/lock.txt
+	@$(if $(NEW),true,grep -E '^[a-z0-9._-]+==' requirements.txt) > build/constraints.txt
+	$(BIN)/pip-compile --quiet --all-extras --strip-extras --allow-unsafe --no-annotate --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --constraint build/constraints.txt --output-file build/lock.txt pyproject.toml
+	@{ sed '/^-e \.$$/q' requirements.txt; echo; grep -E '==' build/lock.txt | grep -vE '^(nvidia-|cuda-|triton==|pip==)'; } > build/requirements.txt
+	mv build/requirements.txt requirements.txt
+
 paper: $(STAMP)
 	$(BIN)/python -c 'from pathlib import Path; from faeval_core import latex; latex.write(Path("results"), Path("paper"))'
 	@command -v latexmk >/dev/null || { echo "make paper needs LaTeX with latexmk (Debian: texlive-latex-extra latexmk); paper/generated is up to date" >&2; exit 1; }
