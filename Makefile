@@ -19,7 +19,7 @@ help:
 	@echo "make wheel         the package as a wheel, in dist/ (seconds)"
 	@echo "make mutations     one-line defects, each of which a test must catch (hours)"
 	@echo "make nightly       runs under kills and a full disk (an hour)"
-	@echo "make lock          requirements.txt anew, from the ranges in pyproject.toml (a minute)"
+	@echo "make lock          requirements.txt anew, from the ranges in pyproject.toml (minutes)"
 	@echo "make paper         the PDF, from the committed results (a minute; needs LaTeX)"
 	@echo "make bench         speed and memory on this machine (half an hour)"
 

@@ -343,6 +343,7 @@ def execute_all(plan, out: Path, seconds, side_by_side: int, write_back, progres
     line = Progress(names, seconds, plain=shown)
 
     def row(path, passed, values):
+        line.begin(path.stem)
         began = time.monotonic()
         error = execute(path, passed, out / path.name, write_back, shown)
         status, took = "failed" if error else "complete", round(time.monotonic() - began, 1)

@@ -89,7 +89,8 @@ class Progress:
 
     def __init__(self, names: list[str], seconds: dict[str, int] | None, plain: bool = False):
         self.seconds = seconds or dict.fromkeys(names, 1)
-        self.known, self.count, self.ended = seconds is not None, len(names), []
+        self.known, self.count = seconds is not None, len(names)
+        self.begun, self.ended = [], []
         self.began = time.monotonic()
         self.bar = None
         if not plain and sys.stdout.isatty():
@@ -98,11 +99,18 @@ class Progress:
             self.bar = tqdm(total=total, file=sys.stdout, bar_format=form, smoothing=0, leave=False)
             self.bar.set_description_str(f"0 of {self.count}")
 
+    def begin(self, name: str) -> None:
+        """Note that a notebook runs now; several threads may."""
+        self.begun.append(name)
+
+    def done(self) -> float:
+        """Expected seconds of what has ended, and of half of each notebook that runs."""
+        return sum(self.seconds[name] for name in [*self.begun, *self.ended]) / 2
+
     def left(self) -> float:
-        """Seconds left, if the rest goes as what has ended."""
-        done = sum(self.seconds[name] for name in self.ended)
-        rest = sum(self.seconds.values()) - done
-        return rest * (time.monotonic() - self.began) / done
+        """Seconds left, if the rest goes as what is done."""
+        done = self.done()
+        return (sum(self.seconds.values()) - done) * (time.monotonic() - self.began) / done
 
     def end(self, name: str, told: str) -> None:
         """Say that a notebook has ended, `told` being how."""
@@ -111,7 +119,7 @@ class Progress:
         if self.bar is not None:
             self.bar.write(line, file=sys.stdout)
             self.bar.set_description_str(f"{len(self.ended)} of {self.count}", refresh=False)
-            self.bar.update(self.seconds[name])
+            self.bar.update(self.done() - self.bar.n)
             return
         if self.known and len(self.ended) < self.count:
             first, *rest = line.split("\n")

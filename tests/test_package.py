@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
-from importlib.metadata import Distribution, distribution, packages_distributions
+from importlib.metadata import Distribution, distribution, distributions, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ BELONGS = {
     "protocol": "audit",
     "stats": "audit",
     "study": "audit",
+    "table1": "audit",
     "tables": "audit",
 }
 HEAVY = {"torch", "matplotlib", "pandas", "scipy", "sklearn", "torchvision", "PIL"}
@@ -122,6 +123,7 @@ def module_of(path: Path) -> str:
 
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+INSTALLED = {canonicalize_name(d.metadata["Name"]) for d in distributions()}
 PROVIDERS = {
     module: {canonicalize_name(name) for name in names}
     for module, names in packages_distributions().items()
@@ -174,17 +176,6 @@ def test_nothing_is_asked_for_in_vain():
         assert direct(extra) <= used
 
 
-def test_the_version_is_one():
-    version = faeval_core.__version__
-    told = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(r"^version: (.*)$", told, re.MULTILINE).group(1) == version
-    newest = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## (\S+)", newest, re.MULTILINE).group(1) == version
-
-
-# -- a wheel, elsewhere ---------------------------------------------------------------------------
-
-
 def closure(names) -> dict[str, Distribution]:
     """The distributions of these names and all that they need here, by canonical name."""
     found, left = {}, [(name, "") for name in names]
@@ -199,6 +190,38 @@ def closure(names) -> dict[str, Distribution]:
             if r.marker is None or r.marker.evaluate({"extra": extra}):
                 left += [(canonicalize_name(r.name), e) for e in ("", *r.extras)]
     return found
+
+
+def test_the_version_is_one():
+    version = faeval_core.__version__
+    told = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", told, re.MULTILINE).group(1) == version
+    newest = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", newest, re.MULTILINE).group(1) == version
+
+
+def test_what_is_committed_is_formatted_by_the_pinned_ruff():
+    pinned = re.search(
+        r"^ruff==(.*)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M
+    )
+    told = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.search(r"ruff-pre-commit\n *rev: v(.*)$", told, re.M).group(1) == pinned.group(1)
+
+
+def test_the_lock_is_whole():
+    """Every distribution that an extra asks for, and all that these need, stands there in one
+    version; torch's own packages of CUDA it names itself.
+    """
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pinned = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==\S+$", lock, re.M)}
+    extras = PROJECT["optional-dependencies"]
+    assert set().union(direct(None), *map(direct, extras)) <= pinned
+    needed = closure(name for name in pinned if name in INSTALLED)
+    own = re.compile(r"(nvidia|cuda)-.*|triton|pip")
+    assert {name for name in needed if not own.fullmatch(name)} <= pinned
+
+
+# -- a wheel, elsewhere ---------------------------------------------------------------------------
 
 
 def run(*command, cwd) -> str:

@@ -476,15 +476,19 @@ def test_it_says_what_will_happen_how_far_it_is_and_what_to_open(tmp_path, launc
 
 
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=6), st.floats(1, 1e4), st.data())
-def test_time_left_goes_by_what_has_ended(costs, elapsed, data):
+def test_time_left_goes_by_what_has_ended_and_half_of_what_runs(costs, elapsed, data):
     names = [str(i) for i in range(len(costs))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("faeval_core.progress.time.monotonic", lambda: 0.0)
         line = Progress(names, dict(zip(names, costs)), plain=True)
         patch.setattr("faeval_core.progress.time.monotonic", lambda: elapsed)
         done = data.draw(st.integers(1, len(names) - 1))
+        running = data.draw(st.integers(0, len(names) - done))
+        for name in names[: done + running]:
+            line.begin(name)
         line.ended = names[:done]
-        share = sum(costs[:done]) / sum(costs)
+        half = sum(costs[done : done + running]) / 2
+        share = (sum(costs[:done]) + half) / sum(costs)
         assert line.left() == pytest.approx(elapsed / share - elapsed)
 
 
