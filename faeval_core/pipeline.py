@@ -11,7 +11,6 @@ import dataclasses
 import os
 import re
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -19,12 +18,12 @@ from unittest.mock import patch
 
 import nbformat
 import papermill
-from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
 from . import __version__, data, environment, latex, tables
 from .config import CHOICES, RunConfig, check_known, checked
 from .files import check_writable, publish, publish_json
+from .kernels import CAN_FORK, ForkedKernel, Kernel
 from .progress import Progress, closing, expected, opening
 from .runs import resolve_device
 
@@ -55,6 +54,7 @@ SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.
 SMOKE |= {"train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
 # values for the parameters of these names and for those that end in _<name>, as in table_epochs
 PROFILES = {"paper": {"train": False}, "smoke": SMOKE}
+FORKING_PAYS = 8  # notebooks from which on one import for all of them is quicker
 MOST = 8  # notebooks at a time, as each kernel holds most of a gigabyte
 # else ipykernel warns of plain-text local sockets
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
@@ -198,48 +198,9 @@ def code(nb) -> list:
     return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", ())]
 
 
-class Kernel(AsyncKernelManager):
-    """A kernel that ends with its notebook, wherever an interrupt has caught the client that should
-    have ended it. A notebook runs in one thread, which its kernels are known by.
-    """
-
-    begun: list["Kernel"] = []
-    stopped = False  # after an interrupt: no kernel starts any more
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.thread = threading.get_ident()
-        self.begun.append(self)
-
-    async def start_kernel(self, **kwargs):
-        if Kernel.stopped:
-            raise RuntimeError("interrupted")
-        await super().start_kernel(**kwargs)
-        if Kernel.stopped:  # in the meantime
-            self.end()
-
-    def end(self):
-        process = getattr(self.provisioner, "process", None)
-        if process is not None and process.poll() is None:
-            process.kill()
-            process.wait()
-
-    @classmethod
-    def end_own(cls):
-        """End what this thread's notebook has left."""
-        for kernel in [k for k in cls.begun if k.thread == threading.get_ident()]:
-            cls.begun.remove(kernel)
-            kernel.end()
-
-    @classmethod
-    def end_all(cls):
-        """End all kernels, and let none start from here on."""
-        Kernel.stopped = True
-        for kernel in list(cls.begun):
-            kernel.end()
-
-
-def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=True) -> dict | None:
+def execute(
+    path: Path, passed: dict, copy: Path, write_back=False, progress=True, kernel=Kernel
+) -> dict | None:
     """Run one notebook in its own folder, keep the executed copy, and say what failed in which code
     cell (from 1), or None.
     """
@@ -259,7 +220,7 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
             shutdown_kernel="immediate",
             record_timing=False,
             stderr_file=sys.stderr if progress else None,
-            kernel_manager_class=Kernel,
+            kernel_manager_class=kernel,
         )
         printed = "".join(
             o.text
@@ -334,7 +295,9 @@ def workers(profile: str, trains: bool, count: int) -> int:
     return max(1, min(os.cpu_count() or 1, MOST, count))
 
 
-def execute_all(plan, out: Path, seconds, side_by_side: int, write_back, progress) -> list[dict]:
+def execute_all(
+    plan, out: Path, seconds, side_by_side: int, write_back, progress, kernel=Kernel
+) -> list[dict]:
     """Run the notebooks of a plan, `side_by_side` at a time; their rows of the manifest, in the
     order of the plan. An interrupt ends all kernels.
     """
@@ -345,7 +308,7 @@ def execute_all(plan, out: Path, seconds, side_by_side: int, write_back, progres
     def row(path, passed, values):
         line.begin(path.stem)
         began = time.monotonic()
-        error = execute(path, passed, out / path.name, write_back, shown)
+        error = execute(path, passed, out / path.name, write_back, shown, kernel)
         status, took = "failed" if error else "complete", round(time.monotonic() - began, 1)
         told = {"name": path.stem, "status": status, "seconds": took, "error": error}
         return told | {"parameters": values}
@@ -410,10 +373,15 @@ def reproduce(
     print(opening(profile, seconds, len(plan), side_by_side), flush=True)
     # whatever the notebook forgets
     environment = {} if trains else {"FAEVAL_TRAIN": "0"}
+    # the package that runs the notebooks is the one that they import
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # nets so small that two threads would only wait
     environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
     with patch.dict(os.environ, environment):
-        rows = execute_all(plan, out, seconds, side_by_side, write_back, progress)
+        forks = CAN_FORK and profile == "smoke" and len(plan) >= FORKING_PAYS
+        kernel = ForkedKernel if forks else Kernel
+        rows = execute_all(plan, out, seconds, side_by_side, write_back, progress, kernel)
     places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {
         "executed": out
     }

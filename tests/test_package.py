@@ -28,8 +28,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BELONGS = {
     "audit": "audit",
     "figures": "audit",
+    "kernels": "notebooks",
     "latex": "audit",
     "pipeline": "notebooks",
+    "preloaded": "notebooks",
     "protocol": "audit",
     "stats": "audit",
     "study": "audit",

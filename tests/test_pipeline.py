@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.clientwrap import PapermillNotebookClient
 
-from faeval_core import pipeline, progress
+from faeval_core import kernels, pipeline, progress
 from faeval_core.progress import Progress
 
 PARAMETERS = """dataset = "cifar10-jpeg75"
@@ -442,6 +442,41 @@ def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeyp
         ("11_audit", "complete"),
         ("12_mode1", "complete"),
     ]
+
+
+@pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
+def test_forked_kernels_share_imports_and_nothing_else(tmp_path, monkeypatch):
+    """Each is a process in a session of its own, with the folder and the environment that a kernel
+    has otherwise; what one does the next does not see; one that is killed fails alone.
+    """
+    told = """
+import json, os, sys
+own = {"sid": os.getsid(0) == os.getpid(), "cwd": os.getcwd(), "imported": "torch" in sys.modules}
+with open(get_ipython().kernel.parent.abs_connection_file) as f:
+    own["encrypted"] = bool(json.load(f).get("curve_secretkey"))
+own["parent"] = get_ipython().kernel.parent.parent_handle == os.getppid()
+own["before"], sys.stained = getattr(sys, "stained", None), True
+own["threads"], own["backend"] = os.environ.get("OMP_NUM_THREADS"), os.environ["MPLBACKEND"]
+open("../STEM.json", "w").write(json.dumps(own))
+"""
+    notebook(tmp_path, "11_audit", told)
+    notebook(tmp_path, "12_mode1", told)
+    notebook(tmp_path, "13_mode2", "import os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr(pipeline, "FORKING_PAYS", 1)
+    manifest = pipeline.reproduce("smoke", root=tmp_path, progress=False)
+    assert manifest["failed"] == ["13_mode2"]
+    assert "died" in row(manifest, "13_mode2")["error"]["error"].lower()
+    for stem in ("11_audit", "12_mode1"):
+        assert json.loads((tmp_path / f"{stem}.json").read_text(encoding="utf-8")) == {
+            "sid": True,
+            "cwd": str(tmp_path / "notebooks"),
+            "imported": True,
+            "encrypted": True,
+            "parent": True,
+            "before": None,
+            "threads": "1",
+            "backend": "module://matplotlib_inline.backend_inline",
+        }
 
 
 @pytest.mark.parametrize(
