@@ -11,17 +11,30 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 
-__all__ = ["METHODS", "LocalMethod", "Method", "RunConfig", "RunRecord", "Store", "register", "run"]
+__all__ = [
+    "METHODS",
+    "LocalMethod",
+    "Method",
+    "Model",
+    "RunConfig",
+    "RunRecord",
+    "Store",
+    "register",
+    "register_model",
+    "run",
+]
 
 if TYPE_CHECKING:
     from .config import RunConfig
     from .methods import METHODS, LocalMethod, Method, register
+    from .models import Model, register_model
     from .runs import run
     from .store import RunRecord, Store
 
 HOMES = {  # module: the public names that it defines
     "config": ("RunConfig",),
     "methods": ("METHODS", "LocalMethod", "Method", "register"),
+    "models": ("Model", "register_model"),
     "runs": ("run",),
     "store": ("RunRecord", "Store"),
 }

@@ -21,8 +21,13 @@ from .terminal import prepare_streams, tell
 COMMANDS = {
     "reproduce": "execute the notebooks through papermill, then rebuild the summaries",
     "run": "train runs that the store lacks and show them",
+    "backlog": (
+        "train what the notebooks list and the store lacks, by what it tells per hour; the same "
+        "command goes on where it was cut off"
+    ),
     "status": "what the store has, lacks, and would cost, per study",
     "audit": "an honest verdict on one method beside BP, DFA and the frozen baseline",
+    "judge": "the protocol's verdict on numbers that were measured elsewhere",
     "table1": "the study's Table 1 from the records, beside the study's values",
     "data": (
         "register images of your own: train/<class>/* and test/<class>/* of a folder or tar archive"
@@ -80,9 +85,10 @@ def load_methods(file):
     """Import a file that registers methods, under its own name, so that worker processes find its
     classes there, too.
     """
-    from . import methods
+    from .methods import METHODS
+    from .models import MODELS
 
-    path, before = Path(file), dict(methods.METHODS)
+    path, before = Path(file), (dict(METHODS), dict(MODELS))
     if not path.is_file():
         raise ValueError(f"--method-file {file!r} is no file")
     found = None if "." in path.stem else importlib.util.find_spec(path.stem)
@@ -95,9 +101,10 @@ def load_methods(file):
     importlib.reload(
         sys.modules[path.stem]
     ) if path.stem in sys.modules else importlib.import_module(path.stem)
-    if methods.METHODS == before:
+    if (METHODS, MODELS) == before:
         raise ValueError(
-            f"--method-file {file} registers no method; write @register above its class"
+            f"--method-file {file} registers no method; write @register above its class "
+            "(or register_model, for a model)"
         )
 
 

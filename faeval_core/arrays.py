@@ -3,6 +3,12 @@
 import numpy as np
 import torch
 
+REGRESSION = (
+    "faeval trains and judges classification; put the target into classes (numpy.digitize), or "
+    "measure a model that you trained yourself: judge(..., loss=...) of faeval_core.judge takes "
+    "any loss"
+)
+
 
 def read(X, y, X_test, y_test) -> tuple[dict, tuple, list[str]]:
     """({train_x, train_y, test_x, test_y}, classes, what was done) of a table.
@@ -16,6 +22,9 @@ def read(X, y, X_test, y_test) -> tuple[dict, tuple, list[str]]:
         raise ValueError(f"{told}; both need the same columns")
     labels, tested = _labels("y", y, len(train)), _labels("y_test", y_test, len(test))
     classes = np.unique(labels)
+    if labels.dtype.kind in "iu" and 2 * len(classes) > len(labels):
+        told = f"y has {len(classes)} different numbers in {len(labels)} rows, as a quantity has"
+        raise ValueError(f"{told}; {REGRESSION}")
     if extra := sorted(set(tested.tolist()) - set(classes.tolist()), key=str):
         told = f"y_test has classes that y lacks: {extra[:5]}"
         raise ValueError(f"{told}; leave those rows out, or train on some")
@@ -86,5 +95,5 @@ def _labels(what: str, given, rows: int) -> np.ndarray:
         y = y.astype(np.int64)
     if y.dtype.kind not in "biuU":
         told = f"{what} must hold classes, whole numbers or words, not {y.dtype} such as {y[0]!r}"
-        raise ValueError(f"{told}; regression is not supported: put its target into classes")
+        raise ValueError(f"{told}; {REGRESSION if y.dtype.kind == 'f' else 'name each class'}")
     return y

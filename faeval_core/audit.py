@@ -1,7 +1,6 @@
 import base64
 import html
 import inspect
-from collections import Counter
 from dataclasses import dataclass, fields
 from statistics import fmean
 from string import Template
@@ -22,7 +21,6 @@ COSINES = {
     "of their update": "update",
     "of the optimiser's step": "step",
 }
-UPHILL = -0.1  # mean Γ below which credit is likely to have the wrong sign
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}
@@ -107,18 +105,11 @@ class Audit:
                     f"Seed {r.config.seed} diverged at step {r.fault['step']}: "
                     f"{r.fault['quantity']} is not finite."
                 )
-        faults = Counter(protocol.reference_fault(r.final) for r in records if r.final)
-        for k in dict.fromkeys((*judged.fired(), *judged.fired(protocol.INVARIANT))):
-            fired, n = judged.counts[k]
-            causes = (
-                {k: fired}
-                if k != "b'"
-                else {cause: faults[cause] for cause in ("twin", "rescaling") if faults[cause]}
-            )
-            for cause, count in causes.items():
-                told = f"({k}) {protocol.MEANING[cause]}: {count} of {n} seeds."
-                out.append(f"{told} Withdraw: {protocol.WITHDRAW[cause]}.")
-        uphill = [mean for mean in map(mean_gamma, records) if mean is not None and mean < UPHILL]
+        faults = [protocol.reference_fault(r.final) for r in records if r.final]
+        out += protocol.sentences(judged, faults)
+        uphill = [
+            mean for mean in map(mean_gamma, records) if mean is not None and mean < protocol.UPHILL
+        ]
         if uphill:
             told = (
                 f"Γ is {fmean(uphill):.2f}, the mean over all levels, in {len(uphill)} of "

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from . import costs, data, runs
+from . import backlog, costs, data, runs
 from .config import CHOICES, RunConfig, check_known
 from .engines import ENGINES, opened
 from .environment import expanded
@@ -143,6 +143,20 @@ def run_flags(p) -> None:
     plain(p)
 
 
+def backlog_flags(p) -> None:
+    store_flags(p)
+    p.add_argument("--study", type=names, default=None, help="only of these notebooks (stems)")
+    p.add_argument("--hours", type=float, default=None, help="only what fits into these")
+    p.add_argument("--engine", default=None, help="as of run (default: processes, one per core)")
+    p.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu or cuda")
+
+
+def judge_flags(p) -> None:
+    p.add_argument(
+        "numbers", help="CSV file, a row per trained net: method, seed, accuracy, growth, g_norm, …"
+    )
+
+
 def audit_flags(p) -> None:
     store_flags(p)
     training_flags(p)
@@ -259,6 +273,15 @@ def run(args) -> int:
     return 1 if None in records else 0
 
 
+def train_backlog(args) -> int:
+    store = Store(args.results)
+    check_folder(store.root)
+    left = backlog.train(
+        store, args.study, engine=args.engine, device=args.device, hours=args.hours
+    )
+    return 1 if left else 0
+
+
 def note_new(root: Path) -> None:
     """Say that records are about to go to a folder that does not exist yet, whose name may be a
     mistake.
@@ -285,8 +308,8 @@ def status(args) -> None:
 
     def standing(row):  # (status, seconds left)
         seconds = row["flops"] / rate
-        # a rule of the user's own that is not registered here
-        if row["config"]["method"] not in CHOICES["method"]:
+        # a rule or model of the user's own that is not registered here
+        if any(row["config"][kind] not in CHOICES[kind] for kind in ("method", "model")):
             return row["status"], seconds
         c = RunConfig.from_dict(row["config"])
         if record := records.get(c.id) or (store.get(c) if store.has(c) else None):
@@ -334,6 +357,12 @@ def audit(args) -> int:
     return 0 if all(found.arms.values()) else 1
 
 
+def judge(args) -> None:
+    from .measured import verdict_from
+
+    print(verdict_from(args.numbers).text)
+
+
 def show_table1(args) -> int:
     from .table1 import table1
 
@@ -359,8 +388,10 @@ def register(args) -> None:
 COMMANDS = {  # name: (what adds its flags, what does its work)
     "reproduce": (reproduce_flags, reproduce),
     "run": (run_flags, run),
+    "backlog": (backlog_flags, train_backlog),
     "status": (store_flags, status),
     "audit": (audit_flags, audit),
+    "judge": (judge_flags, judge),
     "table1": (table1_flags, show_table1),
     "data": (data_flags, register),
 }

@@ -46,19 +46,18 @@ def flops_per_second(records=()) -> float:
     """Floating-point operations of products that training does in a second here, on all threads of
     this process.
 
-    From `records` made on this machine's kind of CPU where there are any, else from a trial of a
-    tenth of a second.
+    From a trial of a tenth of a second, or from `records` made on this machine's kind of CPU where
+    they were faster: what ran beside them, or runs now, slows either.
     """
     here = cpu_model()
     made_here = [
         r for r in records if r.provenance.get("cpu") == here and r.provenance["seconds"] > 10
     ]
-    if not made_here:
-        return _rate_of_products() * torch.get_num_threads() / OVERHEAD
-    rates = [
+    recorded = [
         _completed_flops(r) / (r.provenance["seconds"] * r.provenance["threads"]) for r in made_here
     ]
-    return statistics.median(rates) * torch.get_num_threads()
+    rates = [_rate_of_products() / OVERHEAD, statistics.median(recorded or [0])]
+    return max(rates) * torch.get_num_threads()
 
 
 @cache

@@ -280,8 +280,9 @@ def register_arrays(name: str, X, y, X_test, y_test) -> Dataset:
     Models that embed flat features work: resmlp at any width, studentnet and toylq at
     width = features. convnet and vitmini refuse what is no picture, and augmentation is refused
     (set augment=False), since there is nothing to crop or flip; pictures come in by
-    `register_images`. Regression is not supported. Raises ValueError naming the array, the place
-    and the way out, and OSError where the dataset cannot be written.
+    `register_images`. Regression is refused: a target of fractions, or of whole numbers of which
+    most rows have their own. Raises ValueError naming the array, the place and the way out, and
+    OSError where the dataset cannot be written.
     """
     check_new_name(name)
     tensors, classes, notes = arrays.read(X, y, X_test, y_test)

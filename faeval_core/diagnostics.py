@@ -56,38 +56,52 @@ def gradients(method, p, x, y):
     return [h.detach() for h in hs], logits.detach(), gs
 
 
-def rho(method, p64, hs, credits, y, generator) -> list[list]:
-    """For each of `credits`, per level: mean over the batch of each sample's Pearson correlation,
-    over 32 random unit directions v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; None where
-    the differences of every sample vanish.
+def correlations(method, p64, l, h, credits, y, generator, directions=DIRECTIONS) -> list:
+    """For each of `credits` of level l: each sample's Pearson correlation, (batch,), over random
+    unit directions v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; NaN where the differences
+    vanish.
     """
-    out = [[] for _ in credits]
-    for l, h in enumerate(hs):
-        v = torch.randn(
-            DIRECTIONS, *h.shape, dtype=torch.float64, generator=generator, device=generator.device
-        ).to(h.device)
-        v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
-        base = method.tail_losses(p64, h, y, l)
-        true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])
-        for credit, found in zip(credits, out):
-            told = EPS_RHO * (v * credit[l]).flatten(2).sum(-1)
-            found.append(defined_mean(cosine((true - true.mean(0)).T, (told - told.mean(0)).T)))
-    return out
+    v = torch.randn(
+        directions, *h.shape, dtype=torch.float64, generator=generator, device=generator.device
+    ).to(h.device)
+    v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
+    base = method.tail_losses(p64, h, y, l)
+    true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])
+    found = []
+    for credit in credits:
+        told = EPS_RHO * (v * credit).flatten(2).sum(-1)
+        found.append(cosine((true - true.mean(0)).T, (told - told.mean(0)).T))
+    return found
 
 
-def nudges(method, p64, hs, credit, y):
-    """Per level: mean loss change after h_l <- h_l - η credit, float64; credit over its per-sample
-    RMS, and raw.
+def rho(method, p64, hs, credits, y, generator) -> list[list]:
+    """For each of `credits`, per level: mean over the batch of `correlations`, over 32 directions;
+    None where the differences of every sample vanish.
+    """
+    levels = [
+        correlations(method, p64, l, h, [credit[l] for credit in credits], y, generator)
+        for l, h in enumerate(hs)
+    ]
+    return [[defined_mean(each) for each in found] for found in zip(*levels)]
+
+
+def nudge(method, p64, l, h, credit, y) -> tuple[float, float]:
+    """Mean loss change after h_l <- h_l - η credit, float64: credit over its per-sample RMS, and
+    raw.
     """
     eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
+    before = method.tail_losses(p64, h, y, l)
 
-    def change(l, step):
-        moved = method.tail_losses(p64, hs[l] - eta * step, y, l)
-        return (moved - method.tail_losses(p64, hs[l], y, l)).mean().item()
+    def change(step):
+        return (method.tail_losses(p64, h - eta * step, y, l) - before).mean().item()
 
-    return [change(l, a / rms(a).clamp_min(1e-300)) for l, a in enumerate(credit)], [
-        change(l, a) for l, a in enumerate(credit)
-    ]
+    return change(credit / rms(credit).clamp_min(1e-300)), change(credit)
+
+
+def nudges(method, p64, hs, credit, y) -> tuple[list[float], list[float]]:
+    """`nudge` per level: credit over its per-sample RMS, and raw."""
+    found = [nudge(method, p64, l, h, a, y) for l, (h, a) in enumerate(zip(hs, credit))]
+    return [normalised for normalised, _ in found], [raw for _, raw in found]
 
 
 def stability(method, p, x, y):

@@ -2,13 +2,16 @@
 
 import ctypes
 import gc
+import statistics
 import sys
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 
 RECORDING = threading.Lock()  # one graph at a time in a process
 # steps before a step is recorded, in which kernels are loaded and libraries choose among theirs
@@ -63,6 +66,25 @@ def onednn_rounds() -> bool:
         torch.eye(64, dtype=torch.float32),
     )
     return not torch.equal(by_onednn(torch.mm)(fine, same), fine)
+
+
+@cache
+def bf16_slowdown() -> float:
+    """Time of a product in bfloat16 over that in float32 on this CPU, by trying both: below 1 where
+    it has instructions for it, ten where it has none.
+    """
+    x, w = torch.ones(128, 3072), torch.ones(256, 3072)
+
+    def seconds(dtype):
+        a, b = x.to(dtype), w.to(dtype)
+        each = []
+        for _ in range(7):
+            started = time.perf_counter()
+            F.linear(a, b)
+            each.append(time.perf_counter() - started)
+        return statistics.median(each)
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
 
 
 def takes_onednn(precision, device, fused) -> bool:

@@ -17,10 +17,12 @@ import __future__
 
 import ast
 import builtins
+import copy
 import dis
 import functools
 import importlib
 import importlib.metadata
+import io
 import linecache
 import pickle
 import sys
@@ -174,16 +176,36 @@ def _version(package: str) -> str:
     return str(getattr(sys.modules.get(package), "__version__", ""))
 
 
+def faevals_tables() -> dict[int, tuple[str, str]]:
+    """id -> (module, name) of the dicts, lists and sets of faeval's modules, such as METHODS."""
+    found = {}
+    for module_name, module in sorted(sys.modules.items()):
+        if module_name.partition(".")[0] == "faeval_core" and not module_name.endswith("__main__"):
+            for name, value in vars(module).items():
+                if isinstance(value, (dict, list, set)) and not name.startswith("__"):
+                    found.setdefault(id(value), (module_name, name))
+    return found
+
+
+def own_entries(table) -> dict[str, type]:
+    """What a dict of faeval's holds of the user's own, such as the rules that are registered."""
+    entries = table.items() if isinstance(table, dict) else ()
+    return {k: v for k, v in entries if isinstance(v, type) and is_own(v)}
+
+
 class Walk:
     """Digests of values by their content.
 
     own: top-level packages that are the user's, wherever they lie. After a walk, `modules` are the
-    names of the user's modules that were met, `codes` the code of their functions.
+    names of the user's modules that were met, `codes` the code of their functions, `met` the tables
+    of faeval that these use.
     """
 
     def __init__(self, own=()):
         self.own, self.stack, self.done = {"__main__", "__mp_main__", *own}, [], {}
         self.modules, self.codes = set(), set()
+        self.tables, self.met = faevals_tables(), set()  # of faeval; those that were met
+        self.sets = ()  # that this walk is inside of
 
     def of(self, value) -> str:
         """Digest of a value; equal values have equal ones, in any process."""
@@ -191,6 +213,8 @@ class Walk:
             return f"{type(value).__name__} {value!r}"
         if id(value) in self.done:
             return self.done[id(value)]
+        if id(value) in self.sets:
+            return f"inside {len(self.sets) - self.sets.index(id(value))}"
         if id(value) in self.stack:
             return f"cycle {len(self.stack) - self.stack.index(id(value))}"
         self.stack.append(id(value))
@@ -203,6 +227,14 @@ class Walk:
         ):  # which outlive the walk, so that their ids stay theirs
             self.done[id(value)] = found
         return found
+
+    def apart(self, value, container) -> str:
+        """Digest of a value of a set, by a walk of its own: else what two of them share would be
+        told where it is met first, and a set has no order.
+        """
+        walk = copy.copy(self)
+        walk.stack, walk.done, walk.sets = [], {}, (*self.sets, id(container))
+        return walk.of(value)
 
     def package(self, name) -> str | None:
         """Name and version of a module's installed package; None for a module of the user's own."""
@@ -223,7 +255,11 @@ class Walk:
     def parts(self, value):
         """What makes a value, as texts."""
         kind = type(value)
-        if isinstance(value, types.FunctionType):
+        if id(value) in self.tables:
+            self.met.add(self.tables[id(value)])
+            yield f"faeval_core {self.tables[id(value)][1]}"
+            yield from self.named(own_entries(value))
+        elif isinstance(value, types.FunctionType):
             yield from self.function(value)
         elif isinstance(value, type):
             yield from self.class_(value)
@@ -265,7 +301,7 @@ class Walk:
         if isinstance(value, (list, tuple)):
             return list(value)
         if isinstance(value, (set, frozenset)):
-            return sorted(self.of(v) for v in value)
+            return sorted(self.apart(v, value) for v in value)
         if hasattr(value, "__dict__"):
             return [dict(sorted(vars(value).items()))]
         with suppress(Exception):  # whatever an object says that cannot be taken apart
@@ -354,6 +390,29 @@ def _by_value(modules):
             cloudpickle.unregister_pickle_by_value(module)
 
 
+def _pickler(cloudpickle):
+    """cloudpickle's Pickler, but for faeval's own tables, which are those of the other process."""
+
+    class Pickler(cloudpickle.Pickler):
+        def __init__(self, file):
+            super().__init__(file)
+            self.tables = faevals_tables()
+
+        def persistent_id(self, value):
+            return self.tables.get(id(value))
+
+    return Pickler
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, where):
+        return _at(*where)
+
+
+def _at(module: str, name: str):
+    return getattr(importlib.import_module(module), name)
+
+
 def packed(classes: list[type]) -> bytes:
     """Classes for another process: by value, with all they use, given cloudpickle; else by name.
 
@@ -361,11 +420,14 @@ def packed(classes: list[type]) -> bytes:
     """
     _, walk = _walked(classes)
     if walk is None:
-        return pickle.dumps((classes, {}))
+        return pickle.dumps((classes, {}, {}))
     try:
         with _by_value(walk.modules) as cloudpickle:
             outlines = {code: _outline_of(code) for code in walk.codes}
-            return cloudpickle.dumps((classes, outlines))
+            entries = {where: own_entries(_at(*where)) for where in walk.met}
+            content = io.BytesIO()
+            _pickler(cloudpickle)(content).dump((classes, outlines, entries))
+            return content.getvalue()
     except ModuleNotFoundError:
         reason = "cloudpickle is not installed (pip install cloudpickle)"
     except Exception as e:  # whatever an object raises that cannot be pickled
@@ -374,12 +436,14 @@ def packed(classes: list[type]) -> bytes:
         names = ", ".join(cls.__qualname__ for cls in classes if is_own(cls))
         way_out = "put it into a file that workers can import, or train in this process"
         raise ValueError(f"{names} cannot be sent to a worker by value: {reason}; {way_out}")
-    return pickle.dumps((classes, {}))
+    return pickle.dumps((classes, {}, {}))
 
 
 def unpacked(content: bytes) -> list[type]:
     """Inverse of `packed`, in the other process."""
-    classes, outlines = pickle.loads(content)
+    classes, outlines, entries = _Unpickler(io.BytesIO(content)).load()
+    for where, values in entries.items():
+        _at(*where).update(values)
     for code, text in outlines.items():
         _OUTLINES.setdefault(code, text)
     return classes

@@ -20,12 +20,13 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from . import __version__, data, environment, latex, tables
+from . import __version__, backlog, data, environment, latex, readme, tables
 from .config import CHOICES, RunConfig, check_known, checked
-from .files import check_writable, publish, publish_json
+from .device import resolve_device
+from .files import check_writable, publish, publish_json, studies
 from .kernels import CAN_FORK, ForkedKernel, Kernel
 from .progress import Progress, closing, expected, opening
-from .runs import resolve_device
+from .store import Store
 
 FOLDERS = ("results", "figures")
 SMOKE = {
@@ -332,6 +333,14 @@ def execute_all(
     return [rows[i] for i in range(len(plan))]
 
 
+def _train_backlog(root, plan) -> None:
+    """Train what these notebooks have listed before and the store lacks, the most telling first."""
+    store = Store((root / "notebooks" / plan[0][2]["results"]).resolve())
+    listed = [path.stem for path, *_ in plan if path.stem in studies(store.root)]
+    if listed and environment.training():
+        backlog.train(store, listed, device=plan[0][2].get("device", "auto"))
+
+
 def reproduce(
     profile="smoke",
     notebooks=None,
@@ -367,6 +376,8 @@ def reproduce(
     ):
         check_writable(place)
     (out / "manifest.json").unlink(missing_ok=True)
+    if profile == "paper" and plan[0][2]["train"]:
+        _train_backlog(root, plan)
     trains = plan[0][2]["train"]  # by the profile or by what was asked for: of all of them
     side_by_side = workers(profile, trains, len(plan))
     seconds = expected([path.stem for path, *_ in plan], profile, trains)
@@ -395,6 +406,7 @@ def reproduce(
         print("the paper's numbers stay as they were, since they need every notebook")
     elif results == root / "results" and (root / "paper").is_dir():
         latex.write(results, root / "paper")
+        readme.write(root)
     manifest = {
         "profile": profile,
         "status": "failed" if failed else "complete",

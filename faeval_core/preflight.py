@@ -54,19 +54,24 @@ PASSED = set()  # (signature, code, device) of the rules that this process has f
 
 
 def faults(configs, device="cpu") -> dict[RunConfig, Exception]:
-    """Config -> what is wrong with its rule, for those rules of `configs` that are not faeval's
+    """Config -> what is wrong with its rule or model, for those of `configs` that are not faeval's
     own.
 
     One check for each signature and code, of which this process makes none twice once it is passed.
     """
     groups = {}
     for c in configs:
-        if not own(METHODS[c.method]) and (c.signature, c.code, str(device)) not in PASSED:
+        is_own = own(METHODS[c.method]) and own(MODELS[c.model])
+        if not is_own and (c.signature, c.code, str(device)) not in PASSED:
             groups.setdefault(c.signature, []).append(c)
     found = {}
     for group in groups.values():
         try:
-            check(group, few(data.load(group[0].dataset), group[0].batch_size, device))
+            images = few(data.load(group[0].dataset), group[0].batch_size, device)
+            if not own(MODELS[group[0].model]):
+                check_model(group[0], images)
+            if not own(METHODS[group[0].method]):
+                check(group, images)
         except Exception as e:
             found |= dict.fromkeys(group, e)
         else:
@@ -100,6 +105,39 @@ def check(configs, pixels) -> None:
     check_diagnosis(method, cfg, p, s, x, y, pixels)
     check_company(configs, pixels)
     check_reads(cfg, p, s, x, y, pixels)
+    check_code_kept(cfg)
+
+
+# -- a model
+
+
+def check_model(cfg, pixels) -> None:
+    """RuleError where the model of a config is not the stack that training takes it for: names of
+    parameters, shapes of its states and logits on a batch.
+    """
+    _, model = build(cfg, pixels.data.image_shape, len(pixels.data.classes))
+    told = f"model {cfg.model!r}"
+    p = {k: v.to(pixels.device) for k, v in model.init(stream(cfg.seed, "init")).items()}
+    parts = ("embed.", *(f"blocks.{l}." for l in range(model.depth)), "readout.")
+    if outside := [k for k in p if not k.startswith(parts)]:
+        way_out = f"names begin with {', '.join(parts)}, which say what trains them"
+        raise RuleError(f"{told} has a parameter {outside[0]!r}; {way_out}")
+    if len(model.levels) != model.depth + 1:
+        way_out = "self.levels holds the shape of each state h_0..h_L of one sample"
+        raise RuleError(f"{told} of depth {model.depth} has {len(model.levels)} levels; {way_out}")
+    x, _ = pixels.subset("train", min(cfg.batch_size, pixels.n))
+    with torch.no_grad():
+        hs = model.states(p, model.embed(p, x, {}), stats={})
+        logits = model.readout(p, hs[-1])
+    for l, (h, level) in enumerate(zip(hs, model.levels)):
+        if tuple(h.shape) != (len(x), *level):
+            made = f"makes a state of shape {tuple(h.shape)} at level {l}"
+            raise RuleError(f"{told} {made}, whose entry in self.levels says {tuple(level)}")
+    if tuple(logits.shape) != (wanted := (len(x), model.classes)):
+        raise RuleError(f"{told} makes logits of shape {tuple(logits.shape)}, not {wanted}")
+    for name, found in {**{f"h_{l}": h for l, h in enumerate(hs)}, "logits": logits}.items():
+        if not found.isfinite().all():
+            raise RuleError(f"{told} at its initial values: {name} is not finite")
 
 
 # -- the class
@@ -136,6 +174,16 @@ def check_names(kind) -> None:
     for name, hook in meant.items():
         warnings.warn(
             f"method {kind.name!r}: faeval calls no {name!r}; did you mean {hook!r}?", stacklevel=2
+        )
+
+
+def check_code_kept(cfg) -> None:
+    """What a rule reads besides its arguments names its runs, so that it must not change it."""
+    if cfg.code != cfg.code_now():
+        raise RuleError(
+            f"method {cfg.method!r} changes a global, class attribute or default that it reads, "
+            "such as a counter, and so is another rule at each step; keep what changes in the "
+            "state `s`, through init_state and at_epoch"
         )
 
 

@@ -8,6 +8,8 @@ what (b) is meant to ask: is the reference gradient numerically valid?
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ TWIN_FLOOR = 0.99  # (b'): cosine of the fp32 gradient with its fp64 twin, at ev
 # update and what credit makes are one above; cosines further apart than this differ
 OWN_FLOOR, OWN_GAP = 0.99, 0.1
 RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving rescaling of the stream
+UPHILL = -0.1  # Γ below which credit is likely to have the wrong sign
 
 MEANING = {
     "a": "growth: the scale of the residual stream runs away",
@@ -108,6 +111,34 @@ def rescaling_took(diagnosis: dict) -> bool:
     )
 
 
+def reason(diagnosis: dict, quantity: str) -> str:
+    """Why a quantity of a diagnosis is undefined: what the diagnosis says, or that it lacks it."""
+    return diagnosis.get("undefined", {}).get(quantity, f"no `{quantity}` was measured")
+
+
+def reference(diagnosis: dict) -> tuple[str | None, str]:
+    """(`reference_fault`, why that is undefined, or '')."""
+    twin, moved = diagnosis.get("twin", (None,)), diagnosis.get("rescaled")
+    if any(t is not None and t < TWIN_FLOOR for t in twin):
+        return "twin", ""
+    if None in twin:
+        return None, reason(diagnosis, "twin")
+    if moved is None:
+        return None, reason(diagnosis, "rescaled")
+    gamma, after = diagnosis.get("gamma", (None,)), moved["gamma"]
+    for quantity in ("gamma", "g_norm"):
+        if None in diagnosis.get(quantity, (None,)):
+            return None, reason(diagnosis, quantity)
+    if None in after:
+        return None, "Γ is undefined at some level once the stream is rescaled"
+    if not rescaling_took(diagnosis):
+        return None, "rescaling the stream made no gradient smaller"
+    if not moved.get("repeatable", True):
+        return None, "the credit is drawn anew whenever it is asked for"
+    drift = max(abs(a - b) for a, b in zip(gamma, after))
+    return ("rescaling" if drift > RESCALE_DRIFT else ""), ""
+
+
 def reference_fault(diagnosis: dict) -> str | None:
     """What makes (b') fire: 'twin', fp32 disagrees with fp64 at some level, or 'rescaling', which
     exact Γ does not survive; '' where it is silent, None where it is undefined.
@@ -117,18 +148,7 @@ def reference_fault(diagnosis: dict) -> str | None:
     reference. Nor does a rescaling that changed nothing, or a credit that is drawn anew whenever it
     is asked for (older records hold none).
     """
-    twin, gamma, moved = diagnosis["twin"], diagnosis["gamma"], diagnosis["rescaled"]
-    if any(t is not None and t < TWIN_FLOOR for t in twin):
-        return "twin"
-    if None in (*twin, *gamma, *moved["gamma"]) or not (
-        rescaling_took(diagnosis) and moved.get("repeatable", True)
-    ):
-        return None
-    return (
-        "rescaling"
-        if max(abs(a - b) for a, b in zip(gamma, moved["gamma"])) > RESCALE_DRIFT
-        else ""
-    )
+    return reference(diagnosis)[0]
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
@@ -140,23 +160,38 @@ def crosses(letter: str, value: float | None) -> bool | None:
     return value > THRESHOLDS[letter] if letter in ("a", "c") else value < THRESHOLDS[letter]
 
 
+LETTERS = {
+    "a": "growth",
+    "b": "g_norm",
+    "c": "stability",
+}  # the quantity of a diagnosis behind each
+
+
 def fires(
     diagnosis: dict, accuracy: float | None = None, frozen: float | None = None
 ) -> dict[str, bool | None]:
-    """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or no
-    baseline is given.
+    """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or not
+    measured, or no baseline is given (`undefined` says which).
     """
-    gain = None if accuracy is None or frozen is None else accuracy - frozen
-    measured = {
-        "a": diagnosis["growth"],
-        "b": diagnosis["g_norm"][-1],
-        "c": diagnosis["stability"],
-        "d": gain,
-    }
+    measured = {k: diagnosis.get(quantity) for k, quantity in LETTERS.items()}
+    measured["b"] = measured["b"][-1] if measured["b"] else None
+    measured["d"] = None if accuracy is None or frozen is None else accuracy - frozen
     fault = reference_fault(diagnosis)
     return {k: crosses(k, v) for k, v in measured.items()} | {
         "b'": None if fault is None else fault != ""
     }
+
+
+def undefined(
+    diagnosis: dict, accuracy: float | None = None, frozen: float | None = None
+) -> dict[str, str]:
+    """Letter -> why it is undefined, for those that `fires` gives as None."""
+    silent = [k for k, fired in fires(diagnosis, accuracy, frozen).items() if fired is None]
+    why = {k: reason(diagnosis, quantity) for k, quantity in LETTERS.items()}
+    why["b'"] = reference(diagnosis)[1]
+    lacking = "accuracy" if accuracy is None else "accuracy of a frozen baseline"
+    why["d"] = f"no {lacking} is given"
+    return {k: why[k] for k in silent}
 
 
 def first_fire(record, letter: str) -> int | None:
@@ -189,6 +224,17 @@ class Verdict(NamedTuple):
     runs: int
     diverged: int
 
+    @classmethod
+    def of(cls, found: list[dict], diverged: int = 0) -> "Verdict":
+        """From what `fires` says of each seed that did not diverge, and the number of those that
+        did.
+        """
+        counts = {
+            k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found))
+            for k in ("a", "b", "b'", "c", "d")
+        }
+        return cls(counts, len(found) + diverged, diverged)
+
     def fired(self, letters=PUBLISHED) -> list[str]:
         return [k for k in letters if 2 * self.counts[k][0] > self.counts[k][1]]
 
@@ -205,7 +251,8 @@ class Verdict(NamedTuple):
         ] * bool(self.diverged)
         if not doubts:
             return f"fires {fired}" if fired else "trustworthy"
-        return "; ".join([f"fires {fired}" if fired else f"none of {silent} fires", *doubts])
+        known = f"fires {fired}" if fired else f"none of {silent} fires"
+        return "; ".join([known] * bool(fired or silent) + doubts)
 
     def withdraw(self, letters=PUBLISHED) -> list[str]:
         return [WITHDRAW[k] for k in self.fired(letters)]
@@ -221,8 +268,19 @@ def verdict(records, frozen_records=()) -> Verdict:
         for r in records
         if r.final is not None
     ]
-    counts = {
-        k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found))
-        for k in ("a", "b", "b'", "c", "d")
-    }
-    return Verdict(counts, len(records), len(records) - len(found))
+    return Verdict.of(found, diverged=len(records) - len(found))
+
+
+def sentences(judged: Verdict, faults: Iterable[str | None]) -> list[str]:
+    """For each letter that fires in most seeds: what it means, in how many, and what to withdraw.
+
+    faults: `reference_fault` of each seed.
+    """
+    found, out = Counter(faults), []
+    for k in dict.fromkeys((*judged.fired(), *judged.fired(INVARIANT))):
+        fired, n = judged.counts[k]
+        causes = {k: fired} if k != "b'" else {c: found[c] for c in ("twin", "rescaling")}
+        for cause, count in causes.items():
+            told = f"({k}) {MEANING[cause]}: {count} of {n} seeds. Withdraw: {WITHDRAW[cause]}."
+            out += [told] if count else []
+    return out

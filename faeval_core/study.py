@@ -95,8 +95,8 @@ class Study:
         }
 
     def state(self) -> str:
-        """How many runs there are, have diverged, and are not run, with the cost of the latter."""
-        lacking = [r for r in self.rows.values() if r["status"] == "not run"]
+        """How many runs there are, have diverged, and are not run."""
+        lacking = self._lacking()
         diverged = sum(r["status"] == "diverged" for r in self.rows.values())
         told = (
             f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, "
@@ -113,9 +113,19 @@ class Study:
             labels = "; ".join(
                 k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items()
             )
-            seconds = sum(r["flops"] for r in lacking) / costs.flops_per_second(self.known.values())
-            told += f"; not run: {labels} (about {seconds / 3600:.1f} hours here)"
+            told += f"; not run: {labels}"
         return told
+
+    def _lacking(self) -> list[dict]:
+        return [r for r in self.rows.values() if r["status"] == "not run"]
+
+    def _time_left(self) -> str:
+        """What the runs that are not run would take on this machine, as text; '' for none."""
+        operations = sum(r["flops"] for r in self._lacking())
+        if not operations:
+            return ""
+        seconds = operations / costs.flops_per_second(self.known.values())
+        return f" (about {seconds / 3600:.1f} hours here)"
 
     def claim(
         self, name: str, statement: str, values, unit=None, *, smallest=None, **bound
@@ -230,7 +240,8 @@ class Study:
             "runs": list(self.rows.values()),
         }
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
-        return "\n".join([self.state(), "written: " + ", ".join(self.outputs)])
+        # how long they take depends on the machine, so that no file holds it
+        return "\n".join([self.state() + self._time_left(), "written: " + ", ".join(self.outputs)])
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:

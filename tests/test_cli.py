@@ -12,7 +12,7 @@ from conftest import blob_images, write_tar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
+from faeval_core import METHODS, LocalMethod, RunConfig, Store, costs, data, runs
 from faeval_core.__main__ import main
 from faeval_core.audit import audit
 from faeval_core.commands import FIELDS
@@ -282,10 +282,11 @@ def test_run_of_a_study_trains_what_it_lacks_and_status_tells(capsys):
     )
 
 
-def test_status_counts_the_time_that_is_left(capsys):
+def test_status_counts_the_time_that_is_left(capsys, monkeypatch):
     """Half of a run is behind its checkpoint: what is left is half its cost, for which one finished
     run is the scale.
     """
+    monkeypatch.setattr(costs, "_rate_of_products", lambda: 0.0)
     store = Store("results")
     base = RunConfig("bp", "digits", width=8, depth=2, epochs=1, augment=False)
     (record,) = runs.run([base], store, progress=False)

@@ -1,5 +1,8 @@
 """What a run costs: operations counted in closed form, and seconds from what this machine did."""
 
+import json
+import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,7 @@ from faeval_core import METHODS, RunConfig, costs, run
 from faeval_core.costs import cost_flops, cost_seconds
 from faeval_core.models import MODELS
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 STEPS, BATCH, D, DEPTH, CLASSES = 390, 128, 256, 4, 10  # of the audit's size
 EMBED, BLOCK, HEAD = 3072 * D, 2 * D * D, D * CLASSES  # multiply-adds of a sample, forward
 
@@ -75,9 +79,12 @@ def test_what_does_not_change_the_work_does_not_change_the_cost(name):
 
 
 def test_seconds_follow_from_records_of_this_kind_of_machine(store, monkeypatch):
-    """Records made on another CPU say nothing of this one; a thread's rate is what counts."""
+    """Records made on another CPU say nothing of this one; a thread's rate is what counts, and what
+    is faster in a trial was not slowed by what ran beside it.
+    """
     (record,) = run([tiny("dfa")], store, progress=False)
     monkeypatch.setattr(costs, "cpu_model", lambda: "this one")
+    monkeypatch.setattr(costs, "_rate_of_products", lambda: 0.0)
 
     def made(cpu, seconds, threads):
         provenance = {"cpu": cpu, "seconds": seconds, "threads": threads}
@@ -88,5 +95,30 @@ def test_seconds_follow_from_records_of_this_kind_of_machine(store, monkeypatch)
     assert cost_seconds(record.config, records) == pytest.approx(
         cost_flops(record.config) / rate, rel=0.03
     )
-    # a trial
+    monkeypatch.setattr(costs, "_rate_of_products", lambda: 10 * rate)
+    tried = 10 * rate / costs.OVERHEAD * torch.get_num_threads()
+    assert costs.flops_per_second(records) == pytest.approx(tried)
     assert costs.flops_per_second([made("another", 1000.0, 1)]) == costs.flops_per_second()
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("results*.json")), ids=lambda p: p.stem)
+def test_what_is_predicted_is_what_was_benchmarked(path):
+    """Of every rule, on each machine whose figures are kept: from the rate of that machine's
+    products, as the trial finds it, within a factor of 1.5 of the time that an epoch took. Rows
+    during which a shared host gave less say nothing of that rate.
+    """
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = [r for r in rows if r["members"] >= 3 and r["precision"] == "fp32" and "gemm_ms" in r]
+    rows = [r for r in rows if "uncompiled" not in r["name"]]
+
+    def operations(r):
+        return cost_flops(RunConfig(r["method"], epochs=1))
+
+    def rate(r):
+        return operations(r) / STEPS * r["members"] / (r["gemm_ms"] / 1e3)
+
+    usual = statistics.median(map(rate, rows))
+    rows = [r for r in rows if rate(r) > 0.75 * usual]
+    seconds = {r["name"]: operations(r) / (usual / costs.OVERHEAD) for r in rows}
+    off = {r["name"]: seconds[r["name"]] / r["sec_per_run_epoch"] for r in rows}
+    assert len(off) > 3 and all(1 / 1.5 < ratio < 1.5 for ratio in off.values()), off

@@ -359,7 +359,11 @@ def with_one(x, value, row, column):
         ),
         (
             lambda t: t | {"y_test": t["y_test"] + 0.5},
-            "y_test must hold classes.*regression is not supported: put its",
+            "y_test must hold classes.*judges classification; .*loss=...\\) .*takes any loss",
+        ),
+        (
+            lambda t: t | {"y": 10.0 * np.arange(128)},
+            "y has 128 different numbers in 128 rows, as a quantity has; .*takes any loss",
         ),
         (lambda t: t | {"y": [None] * 128}, "y must hold classes.*not object such as None"),
         (lambda t: t | {"y_test": t["y_test"] + 2}, r"y_test has classes that y lacks: \[3, 4\]"),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import PROCESSES
 
-from faeval_core import METHODS, RunConfig, Store, register, run, runs
+from faeval_core import METHODS, RunConfig, Store, register, run, worker
 from faeval_core.methods import source
 from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
@@ -291,6 +291,81 @@ def test_sets_have_no_order_and_lists_may_hold_themselves(words):
     assert Walk().of(looped) == Walk().of(looped)
 
 
+SHARING = """
+from faeval_core import LocalMethod
+
+def even(n, names={names}):
+    return n == 0 or odd(n - 1)
+
+def odd(n):
+    return n != 0 and even(n - 1) or third(n)
+
+def third(n):
+    return even(n) and odd(n)
+
+PARTS = {parts}
+
+class Rule(LocalMethod):
+    name = "sharing"
+
+    def credit(self, p, s, hs, logits, y):
+        return [h * len(PARTS) * LIMIT for h in hs]
+
+LIMIT = {limit}
+"""
+
+
+@pytest.mark.parametrize("limit, same", [(1, True), (2, False)])
+def test_functions_of_a_set_are_told_alike_in_any_order(limit, same):
+    """Python's order of a set of functions is another in every process."""
+    orders = ["{even, odd, third}", "{third, odd, even}", "{odd, third, even}"]
+    values = [dict(parts=p, names="()", limit=1) for p in orders]
+    plain, *others = [code_digest(defined(SHARING.format(**v))) for v in values]
+    assert others == [plain, plain]
+
+    class InOrder(frozenset):
+        backwards = False
+
+        def __iter__(self):
+            parts = frozenset.__iter__(self)
+            return iter(sorted(parts, key=lambda f: f.__name__, reverse=self.backwards))
+
+    space = defined(SHARING.format(parts="None", names="()", limit=limit)).credit.__globals__
+    parts = InOrder(space[name] for name in ("even", "odd", "third"))
+    forwards = Walk({"drawn_rules"}).members(parts)
+    InOrder.backwards = True
+    assert Walk({"drawn_rules"}).members(parts) == forwards
+    changed = code_digest(defined(SHARING.format(parts=orders[0], names="()", limit=limit)))
+    assert (changed == plain) == same
+
+
+LOOKING = """
+from faeval_core import METHODS, LocalMethod
+
+class Rule(LocalMethod):
+    name = "looking"
+
+    def credit(self, p, s, hs, logits, y):
+        return METHODS["signed"].credit(self, p, s, hs, logits, y)
+"""
+
+
+def test_a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along(store, tmp_path, home):
+    """METHODS holds what has been registered here; of it, what is the user's own tells."""
+    pytest.importorskip("cloudpickle")
+    signed(1, name="__main__")
+    rule = register(defined(LOOKING, name="__main__"))
+    first = code_digest(rule)
+    signed(-1, name="__main__")
+    second = code_digest(rule)
+    signed(1, name="__main__")
+    assert first == code_digest(rule) != second
+    (alone,) = run([tiny("looking")], Store(tmp_path / "alone"), progress=False)
+    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (1,)) as pool:
+        (sent,) = run([tiny("looking")], store, progress=False, executor=pool)
+    assert sent.checksum == alone.checksum
+
+
 # -- runs of rules that change --------------------------------------------------------------------
 
 SIGNED = """
@@ -343,7 +418,7 @@ def test_a_config_of_a_rule_that_has_changed_is_refused(store):
 
 
 def test_neither_checkpoint_nor_snapshot_nor_upstream_is_of_an_edited_rule(store, monkeypatch):
-    real, begun = runs.Ensemble.run_epoch, []
+    real, begun = worker.Ensemble.run_epoch, []
 
     def epoch(self):
         begun.append((self.configs[0].method, self.epoch))
@@ -351,8 +426,8 @@ def test_neither_checkpoint_nor_snapshot_nor_upstream_is_of_an_edited_rule(store
             raise KeyboardInterrupt
         return real(self)
 
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
-    monkeypatch.setattr(runs.Ensemble, "run_epoch", epoch)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker.Ensemble, "run_epoch", epoch)
 
     def started():
         return tiny("bp", upstream=tiny("signed"), upstream_epoch=2)

@@ -336,6 +336,20 @@ def test_credit_that_is_another_each_time_is_refused(faults):
     assert "differs at level 1 when it is called twice" in text
 
 
+@pytest.mark.parametrize("hook", ["credit", "auxiliary", "at_epoch"])
+def test_a_rule_that_changes_what_it_reads_is_refused(faults, hook):
+    """It would get another id at each step, even where no result depends on it yet."""
+    calls = []
+    plain = vars(rule())[hook] if hook == "credit" else getattr(LocalMethod, hook)
+
+    def counted(*args, **named):
+        calls.append(len(calls))
+        return plain(*args, **named)
+
+    text = told(faults(rule(**{hook: counted})))
+    assert "'mine' changes a global" in text and "init_state" in text
+
+
 def test_a_rule_that_depends_on_its_company_is_refused(faults):
     """By what a module holds, here: that of the run that was made last."""
     seen = []

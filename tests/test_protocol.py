@@ -86,6 +86,31 @@ def test_each_diagnostic_fires_beyond_its_published_threshold(changes, letter, f
     assert protocol.fires(diagnosis(**changes))[letter] is fired
 
 
+def test_what_is_not_measured_is_undefined_with_its_reason():
+    """Every letter of every diagnosis is True, False, or undefined with a reason that names it."""
+    sound = diagnosis()
+    assert protocol.undefined(sound, 0.5, 0.3) == {}
+    hang_on = {"growth": "a", "g_norm": ("b", "b'"), "stability": "c"}
+    hang_on |= dict.fromkeys(("twin", "gamma", "rescaled"), ("b'",))
+    for key, letters in hang_on.items():
+        without = {k: v for k, v in sound.items() if k != key}
+        why = protocol.undefined(without, 0.5, 0.3)
+        assert why == dict.fromkeys(letters, f"no `{key}` was measured")
+        told = without | {"undefined": {key: "a state is zero"}}
+        assert protocol.undefined(told, 0.5, 0.3) == dict.fromkeys(letters, "a state is zero")
+    assert set(protocol.undefined({})) == set("abcd") | {"b'"}
+    assert protocol.undefined(sound) == {"d": "no accuracy is given"}
+    assert "frozen" in protocol.undefined(sound, 0.5)["d"]
+    for changes in (
+        {"rescaled": {"g_norm": [1e-3] * 4}},
+        {"rescaled": {"repeatable": False}},
+        {"rescaled": {"gamma": [None] * 4}},
+        {"gamma": [None] * 4},
+    ):
+        (why,) = protocol.undefined(diagnosis(**changes), 0.5, 0.3).items()
+        assert why[0] == "b'" and why[1]
+
+
 def test_depth_is_used_from_two_points_above_the_frozen_baseline():
     found = [protocol.fires(diagnosis(), accuracy, 0.25)["d"] for accuracy in (0.269, 0.2701, None)]
     assert found == [True, False, None] and protocol.fires(diagnosis(), 0.5)["d"] is None
@@ -614,7 +639,7 @@ def test_an_escaped_text_says_what_it_said():
 
 def summary(root, notebook, claims=(), **paper):
     told = [
-        {"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1", "p": None}
+        {"name": n, "statement": r"a \input{b}", "decided": d, "interval": "1 (n=1)", "p": None}
         for n, d in claims
     ]
     files.publish_json(
@@ -682,6 +707,6 @@ def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
     for _ in range(2):  # a cell may be run again
         assert study.run(arms) == {"wr 0.2": [], ("code", "eT"): []}
     assert [row["label"] for row in study.rows.values()] == ["wr 0.2 = code eT", "code eT"]
-    assert study.state().startswith(
-        "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT (about"
-    )
+    state = "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT"
+    assert study.state() == state
+    assert study.finish().startswith(f"{state} (about ")

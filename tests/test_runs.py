@@ -3,6 +3,7 @@ runs.
 """
 
 import subprocess
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import float64, tiny
 
 import faeval_core
-from faeval_core import RunConfig, Store, provenance, run, runs
+from faeval_core import RunConfig, Store, provenance, run, runs, worker
 from faeval_core.store import rounded
 from faeval_core.training import DiagnosisFailed, Ensemble
 
@@ -70,7 +71,7 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(
         for s in (1, 2)
     ]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
     real, begun = Ensemble.run_epoch, []
 
     def epoch(self, fail_at=None):
@@ -169,7 +170,7 @@ def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkey
     """
     configs = [tiny("dfa", epochs=4, seed=s) for s in (1, 2)]
     whole = run(configs, Store(tmp_path / "whole"), progress=False)
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", -1)
     real = Ensemble.run_epoch
 
     def epoch(self):
@@ -364,3 +365,19 @@ def test_an_upstream_run_is_of_the_same_images():
         RunConfig(
             "fa", dataset="blobs", upstream=RunConfig("bp", dataset="digits"), upstream_epoch=1
         )
+
+
+@pytest.mark.parametrize(
+    "slowdown, epochs, refused", [(10.0, 100, True), (0.6, 100, False), (10.0, 1, False)]
+)
+def test_a_long_run_in_bfloat16_is_refused_where_float32_is_faster(
+    monkeypatch, slowdown, epochs, refused
+):
+    """Before anything trains, with the way out; a short one may be slow."""
+    monkeypatch.setattr(worker, "onednn_rounds", lambda: False)
+    monkeypatch.setattr(worker, "bf16_slowdown", lambda: slowdown)
+    c = RunConfig("dfa", precision="bf16", epochs=epochs)
+    expected = pytest.raises(ValueError, match=f"{c.id}.*'bf16'.* 10.0 times.*use precision='fp32'")
+    with expected if refused else nullcontext():
+        worker.check_precision([c.with_(precision="fp32"), c], torch.device("cpu"))
+    worker.check_precision([c], torch.device("cuda"))

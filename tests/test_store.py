@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from victims import HANG
 
-from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs
+from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs, worker
 from faeval_core import store as store_module
 from faeval_core.files import publish, publish_json, publish_tensors
 from faeval_core.store import RecordRefused, StoreFault, rounded
@@ -478,7 +478,7 @@ def test_tensors_round_trip_and_damage_is_seen(store):
 
 def interrupt(configs, store, monkeypatch, at):
     """Train with a checkpoint after every epoch until Ctrl-C in epoch `at`."""
-    real = runs.Ensemble.run_epoch
+    real = worker.Ensemble.run_epoch
 
     def epoch(self):
         if self.epoch == at:
@@ -486,8 +486,8 @@ def interrupt(configs, store, monkeypatch, at):
         return real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "CHECKPOINT_SECONDS", -1)
-        patch.setattr(runs.Ensemble, "run_epoch", epoch)
+        patch.setattr(worker, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(worker.Ensemble, "run_epoch", epoch)
         with pytest.raises(KeyboardInterrupt):
             run(configs, store, progress=False)
 

@@ -10,9 +10,10 @@ import time
 import torch
 from filelock import FileLock
 
-from faeval_core import METHODS, Store, run, runs
+from faeval_core import METHODS, Store, run, worker
 from faeval_core.engines import Processes
 from faeval_core.files import publish_json
+from faeval_core.training import Ensemble
 
 ON_FILES = "mkdir open write flush fsync __exit__ close replace rename unlink rmdir".split()
 HANG = 600  # seconds after which a test that waits for an event, which always comes, gives up
@@ -46,13 +47,13 @@ def begin(home):
     """
     os.environ["FAEVAL_DATA"] = str(home)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    runs.CHECKPOINT_SECONDS = -1
+    worker.CHECKPOINT_SECONDS = -1
 
 
 def train(configs, root, home, die_before, count):
     """Train; SIGKILL just before the count-th 'step' or 'replace' (of a file)."""
     begin(home)
-    owner, name = {"step": (runs.Ensemble, "step"), "replace": (os, "replace")}[die_before]
+    owner, name = {"step": (Ensemble, "step"), "replace": (os, "replace")}[die_before]
     real, calls = getattr(owner, name), []
 
     def counted(*args):
@@ -70,7 +71,7 @@ def race(configs, root, home, both, begun):
     `begun` for each epoch.
     """
     begin(home)
-    epoch, lock, asked = runs.Ensemble.run_epoch, Store.lock, []
+    epoch, lock, asked = Ensemble.run_epoch, Store.lock, []
 
     def noted(self):
         with open(begun, "a", encoding="utf-8") as f:
@@ -83,7 +84,7 @@ def race(configs, root, home, both, begun):
             both.wait()
         return lock(self, name, wait)
 
-    runs.Ensemble.run_epoch, Store.lock = noted, together
+    Ensemble.run_epoch, Store.lock = noted, together
     run(configs, Store(root), progress=False)
 
 
@@ -92,7 +93,7 @@ def dask_setup(worker):
     processes, in training.
     """
     if int(os.environ["JOB"]) <= 2:
-        runs.Ensemble.run_epoch = lambda self: os.killpg(0, signal.SIGKILL)
+        Ensemble.run_epoch = lambda self: os.killpg(0, signal.SIGKILL)
 
 
 class Fragile(METHODS["dfa"]):
@@ -111,8 +112,8 @@ def mortal_worker(home):
     first.
     """
     begin(home)
-    epoch = runs.Ensemble.run_epoch
-    runs.Ensemble.run_epoch = lambda self: die() if self.epoch else epoch(self)
+    epoch = Ensemble.run_epoch
+    Ensemble.run_epoch = lambda self: die() if self.epoch else epoch(self)
 
 
 def wait_for(path):

@@ -1,0 +1,76 @@
+"""README and docs: what is generated is up to date, every figure was measured, and every link leads
+somewhere.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from faeval_core import readme
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIGURE = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?|(?<![\w.])\d+e[-+]?\d+")
+NOTEBOOK = re.compile(r"notebooks? ((?:\d\d(?:, | and | to )?)+)")
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").exists(), reason="a copy of the package and its tests alone"
+)
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def shown(number: str) -> set[str]:
+    """Figures that a notebook shows in its outputs, and those of the study beside them."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    found = set()
+    for cell in json.loads(text_of(path))["cells"]:
+        for output in cell.get("outputs", ()):
+            told = output.get("text") or output.get("data", {}).get("text/plain", "")
+            found |= set(FIGURE.findall("".join(told)))
+    return found | {f"{v!r}" for v in readme.tables.reproduction(ROOT / "results").value}
+
+
+def is_among(figure: str, values: set[str]) -> bool:
+    """Whether a figure is one of the values, or one of them rounded to its decimals."""
+    decimals = len(figure.partition(".")[2])
+    return figure in values or any(
+        f"{abs(float(v)):.{decimals}f}" == figure.lstrip("-") for v in values
+    )
+
+
+def test_the_generated_parts_of_the_readme_are_as_they_would_be_made():
+    told = text_of(ROOT / "README.md")
+    assert readme.updated(told, ROOT) == told
+    assert len(told.splitlines()) <= 150
+
+
+def statements():
+    """(where, text, numbers of the notebooks that it rests on) of what the pages say was found."""
+    for line in text_of(ROOT / "docs" / "findings.md").splitlines():
+        if row := re.fullmatch(r"\| .* \| ((?:\d\d(?:, )?)+) \|", line):
+            yield "findings", line, re.findall(r"\d\d", row[1])
+    text = text_of(ROOT / "README.md")
+    for item in re.findall(r"^\d\. (.*?)(?=^\d\. |^## )", text, re.DOTALL | re.MULTILINE):
+        yield "README", item, re.findall(r"\d\d", " ".join(NOTEBOOK.findall(item)))
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        yield path.stem, json.loads(text_of(path))["metadata"]["faeval"]["answer"], [path.stem[:2]]
+
+
+@pytest.mark.parametrize("where, text, notebooks", list(statements()))
+def test_every_figure_is_one_that_its_notebook_shows(where, text, notebooks):
+    assert notebooks, f"{where} names no notebook: {text}"
+    known = set().union(*map(shown, notebooks))
+    figures = {f for f in FIGURE.findall(text) if f != "1e-3"}  # a setting of the study
+    missing = {f for f in figures if not is_among(f, known)}
+    assert not missing, f"{where}: no output of {notebooks} shows {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text_of(page))
+    assert [link for link in links if not (page.parent / link).exists()] == []
