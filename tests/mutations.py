@@ -379,7 +379,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                         "test_register_model.py::test_a_faulty_model_is_named_before_it_trains"),
     "model-displaced": ("models/__init__.py", "if not is_own(MODELS.get(name, cls)):", "if False:",
                         "test_register_model.py::test_what_cannot_be_registered_is_refused"),
-    "status-of-strangers": ("__main__.py", 'for kind in ("method", "model")', 'for kind in ("method",)',
+    "status-of-strangers": ("commands.py", 'for kind in ("method", "model")', 'for kind in ("method",)',
                             "test_register_model.py::test_the_command_line_takes_a_model_from_a_file"),
     "claim-rows": ("latex.py", 'None if c["decided"] == "not run" else next(rows)', "next(rows)",
                    "test_paper.py::test_rows_count_the_claims_with_records"),
