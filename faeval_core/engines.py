@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from . import environment
 from .config import check_known
+from .extras import way_out
 
 ENGINES = {
     "serial": "in this process",
@@ -43,7 +44,6 @@ ENGINES = {
 }
 # seconds for a first worker, unless $FAEVAL_WAIT says otherwise
 WAIT = {"dask": 600, "slurm": 86400}
-PACKAGES = "pip install distributed dask-jobqueue cryptography"
 
 
 class WorkerDied(BrokenExecutor):
@@ -192,7 +192,9 @@ def _secured(folder=None):
     try:
         made = Security.temporary()
     except ImportError as e:
-        raise ValueError(f"this engine needs cryptography, for its certificate: {PACKAGES}") from e
+        raise ValueError(
+            f"this engine needs cryptography, for its certificate: {way_out('cryptography')}"
+        ) from e
     if folder is None:
         return made
     paths = {}
@@ -349,7 +351,7 @@ def _dask(stack, name, kind, where, count, needs):
         import dask
         from distributed import Client
     except ModuleNotFoundError as e:
-        raise ValueError(f"engine {name!r} needs {e.name}: {PACKAGES}") from e
+        raise ValueError(f"engine {name!r} needs {e.name}: {way_out(e.name)}") from e
     seconds = environment.waiting(WAIT[kind])
     stack.enter_context(
         dask.config.set({"distributed.scheduler.no-workers-timeout": f"{max(1, seconds)}s"})
@@ -363,7 +365,7 @@ def _dask(stack, name, kind, where, count, needs):
         try:
             where = _slurm(stack, count)
         except ModuleNotFoundError as e:
-            raise ValueError(f"engine {name!r} needs {e.name}: {PACKAGES}") from e
+            raise ValueError(f"engine {name!r} needs {e.name}: {way_out(e.name)}") from e
     elif count:
         where = _local(stack, count, needs)
     client = stack.enter_context(Client(where))
@@ -372,8 +374,8 @@ def _dask(stack, name, kind, where, count, needs):
         where.job_cls.refused = None
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if needs and not any(w.get("resources", {}).get("GPU") for w in workers):
-        way_out = "start them with --resources GPU=1, or use --device cpu"
-        raise ValueError(f"no worker of engine {name!r} has a GPU to give; {way_out}")
+        hint = "start them with --resources GPU=1, or use --device cpu"
+        raise ValueError(f"no worker of engine {name!r} has a GPU to give; {hint}")
     executor = client.get_executor(pure=False, **needs)
     # after Ctrl-C, do not wait for what is still in a queue
     stack.callback(executor.shutdown, wait=False)

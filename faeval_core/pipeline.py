@@ -1,5 +1,5 @@
-"""The papermill sequence: check the parameters of every notebook first, run them in order, believe
-only what is checked here.
+"""The papermill sequence: check the parameters of every notebook first, run them side by side or in
+order, believe only what is checked here.
 
 Papermill only warns of an unknown parameter, and may call a notebook completed whose kernel was
 killed. So a notebook counts as complete when it ran without an error and its last code cell has
@@ -12,18 +12,20 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from unittest.mock import patch
 
 import nbformat
 import papermill
-from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
 from . import __version__, backlog, data, environment, latex, readme, tables
 from .config import CHOICES, RunConfig, check_known, checked
 from .device import resolve_device
 from .files import check_writable, publish, publish_json, studies
+from .kernels import CAN_FORK, ForkedKernel, Kernel
+from .progress import Progress, closing, expected, opening
 from .store import Store
 
 FOLDERS = ("results", "figures")
@@ -41,6 +43,7 @@ SMOKE |= {
     "mixes": ["raw"],
     "snapshots": [0.5, 1.0],
     "models": ["studentnet"],
+    "levels": ["a_l"],
 }
 SMOKE |= {
     "rules": ["dfa", "sb"],
@@ -52,6 +55,8 @@ SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.
 SMOKE |= {"train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
 # values for the parameters of these names and for those that end in _<name>, as in table_epochs
 PROFILES = {"paper": {"train": False}, "smoke": SMOKE}
+FORKING_PAYS = 8  # notebooks from which on one import for all of them is quicker
+MOST = 8  # notebooks at a time, as each kernel holds most of a gigabyte
 # else ipykernel warns of plain-text local sockets
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 
@@ -194,27 +199,9 @@ def code(nb) -> list:
     return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", ())]
 
 
-class Kernel(AsyncKernelManager):
-    """A kernel that ends with its notebook, wherever an interrupt has caught the client that should
-    have ended it.
-    """
-
-    begun = []
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.begun.append(self)
-
-    @classmethod
-    def end_all(cls):
-        while cls.begun:
-            process = getattr(cls.begun.pop().provisioner, "process", None)
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=True) -> dict | None:
+def execute(
+    path: Path, passed: dict, copy: Path, write_back=False, progress=True, kernel=Kernel
+) -> dict | None:
     """Run one notebook in its own folder, keep the executed copy, and say what failed in which code
     cell (from 1), or None.
     """
@@ -234,7 +221,7 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
             shutdown_kernel="immediate",
             record_timing=False,
             stderr_file=sys.stderr if progress else None,
-            kernel_manager_class=Kernel,
+            kernel_manager_class=kernel,
         )
         printed = "".join(
             o.text
@@ -255,7 +242,7 @@ def execute(path: Path, passed: dict, copy: Path, write_back=False, progress=Tru
         # whatever stops one notebook (a dead kernel, a full disk) must not stop the others
         error, traceback = f"{type(e).__name__}: {e}", []
     finally:
-        Kernel.end_all()
+        Kernel.end_own()
     cells = code(nbformat.read(copy, as_version=4)) if copy.exists() else []
     started = [c.source for c in cells if c.metadata.papermill.start_time]
     where = {"cell": len(started), "source": started[-1] if started else ""}
@@ -302,6 +289,50 @@ def put_back(path: Path, copy: Path) -> None:
     publish(path, nbformat.writes(nb) + "\n")
 
 
+def workers(profile: str, trains: bool, count: int) -> int:
+    """How many notebooks run at a time: training at the study's sizes takes all cores by itself."""
+    if profile != "smoke" and trains:
+        return 1
+    return max(1, min(os.cpu_count() or 1, MOST, count))
+
+
+def execute_all(
+    plan, out: Path, seconds, side_by_side: int, write_back, progress, kernel=Kernel
+) -> list[dict]:
+    """Run the notebooks of a plan, `side_by_side` at a time; their rows of the manifest, in the
+    order of the plan. An interrupt ends all kernels.
+    """
+    names = [path.stem for path, *_ in plan]
+    shown = progress and side_by_side == 1  # what several write to stderr would be a jumble
+    line = Progress(names, seconds, plain=shown)
+
+    def row(path, passed, values):
+        line.begin(path.stem)
+        began = time.monotonic()
+        error = execute(path, passed, out / path.name, write_back, shown, kernel)
+        status, took = "failed" if error else "complete", round(time.monotonic() - began, 1)
+        told = {"name": path.stem, "status": status, "seconds": took, "error": error}
+        return told | {"parameters": values}
+
+    # the longest first, so that none of them is left alone at the end
+    order = sorted(range(len(plan)), key=lambda i: -(seconds or {}).get(names[i], 0))
+    rows, Kernel.stopped = {}, False
+    executor = ThreadPoolExecutor(side_by_side)
+    try:
+        places = {executor.submit(row, *plan[i]): i for i in order}
+        for future in as_completed(places):
+            made = rows[places[future]] = future.result()
+            error = made["error"]
+            told = f"FAILED in cell {error['cell']}: {error['error']}" if error else "complete"
+            line.end(made["name"], "\n    ".join([told, *(error["traceback"] if error else ())]))
+    finally:
+        if len(rows) < len(plan):
+            Kernel.end_all()
+        executor.shutdown(cancel_futures=True)
+        line.close()
+    return [rows[i] for i in range(len(plan))]
+
+
 def _train_backlog(root, plan) -> None:
     """Train what these notebooks have listed before and the store lacks, the most telling first."""
     store = Store((root / "notebooks" / plan[0][2]["results"]).resolve())
@@ -319,8 +350,11 @@ def reproduce(
     root=None,
     progress=True,
 ) -> dict:
-    """Run notebooks in order through papermill and return the manifest, which is also written last
-    to out/manifest.json.
+    """Run notebooks through papermill and return the manifest, which is also written last to
+    out/manifest.json.
+
+    They run side by side, one per core, where their nets are tiny or nothing is trained; their only
+    tie is the store, which lets one of them train what several ask for.
 
     parameters: values for the notebooks' own parameters; unknown names and wrong types raise
     ValueError before anything starts.
@@ -344,28 +378,21 @@ def reproduce(
     (out / "manifest.json").unlink(missing_ok=True)
     if profile == "paper" and plan[0][2]["train"]:
         _train_backlog(root, plan)
-    rows = []
-    for i, (path, passed, values) in enumerate(plan, 1):
-        mark, began = f"[{i}/{len(plan)}] {path.stem}", time.monotonic()
-        print(f"{mark} ...", flush=True)
-        # whatever the notebook forgets
-        environment = {} if values["train"] else {"FAEVAL_TRAIN": "0"}
-        # nets so small that two threads would only wait
-        environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
-        with patch.dict(os.environ, environment):
-            error = execute(path, passed, out / path.name, write_back, progress)
-        status, seconds = "failed" if error else "complete", round(time.monotonic() - began, 1)
-        rows.append(
-            {
-                "name": path.stem,
-                "status": status,
-                "seconds": seconds,
-                "error": error,
-                "parameters": values,
-            }
-        )
-        told = f"FAILED in cell {error['cell']}: {error['error']}" if error else "complete"
-        print(f"{mark} {told}", *(error["traceback"] if error else ()), sep="\n    ", flush=True)
+    trains = plan[0][2]["train"]  # by the profile or by what was asked for: of all of them
+    side_by_side = workers(profile, trains, len(plan))
+    seconds = expected([path.stem for path, *_ in plan], profile, trains)
+    print(opening(profile, seconds, len(plan), side_by_side), flush=True)
+    # whatever the notebook forgets
+    environment = {} if trains else {"FAEVAL_TRAIN": "0"}
+    # the package that runs the notebooks is the one that they import
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # nets so small that two threads would only wait
+    environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
+    with patch.dict(os.environ, environment):
+        forks = CAN_FORK and profile == "smoke" and len(plan) >= FORKING_PAYS
+        kernel = ForkedKernel if forks else Kernel
+        rows = execute_all(plan, out, seconds, side_by_side, write_back, progress, kernel)
     places = {name: (root / "notebooks" / plan[0][2][name]).resolve() for name in FOLDERS} | {
         "executed": out
     }
@@ -394,4 +421,5 @@ def reproduce(
     publish_json(out / "manifest.json", manifest)
     print(*(f"{name:<9} {os.path.relpath(place)}" for name, place in places.items()), sep="\n")
     print(f"{len(rows) - len(failed)} of {len(rows)} notebooks complete")
+    print(closing(profile, places["figures"], out))
     return manifest

@@ -13,7 +13,7 @@ from .files import studies
 from .methods import METHODS
 from .stats import diff_in_se, mean_sd, ours_in_se
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference_results.csv"
+REFERENCE = Path(__file__).with_name("reference_results.csv")  # part of the package
 DECADES = {"h_norm", "g_norm"}  # orders of magnitude: within a factor of 10
 
 

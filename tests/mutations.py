@@ -121,14 +121,14 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "lock-litter": ("store.py", "                    path.unlink()", "                    pass", "test_files.py"),
     "errors-unnamed": ("files.py", "        raise explained(e, path) from e\n    return path", "        raise\n    return path",
                        "test_files.py"),
-    "kernel-left": ("pipeline.py", "        Kernel.end_all()", "        pass",
+    "kernel-left": ("pipeline.py", "            Kernel.end_all()", "            pass",
                     "test_pipeline.py::test_an_interrupt_leaves_no_kernel"),
     "values-unchecked": ("pipeline.py", "                check_value(name, value)", "                pass",
                          "test_pipeline.py::test_mistakes_are_found_before_launch"),
     "prints-apart": ("pipeline.py", '.rpartition("\\r")[2]', "", "test_pipeline.py::test_prints_of_a_cell_become_one"),
     "page-unchecked": ("audit.py", "        check_writable(html)", "        pass",
                        "test_cli.py::test_a_mistake_ends_in_one_line_that_names_the_way_out"),
-    "ascii-fails": ("__main__.py", 'stream.reconfigure(errors="faeval")', "pass",
+    "ascii-fails": ("terminal.py", 'stream.reconfigure(errors="faeval")', "pass",
                     "test_cli.py::test_a_terminal_of_ascii_shows_everything"),
     "memory-unnamed": ("worker.py", '  raise MemoryError(\n            f"no memory', '  raise ValueError(\n            f"a fault',
                        "test_cli.py::test_a_net_too_large_for_any_memory_ends_in_one_line"),
@@ -301,6 +301,28 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                        "test_runs.py::test_runs_are_refused_where_torch_makes_float64"),
     "datasets-unlocked": ("store.py", '        # else two processes that note new datasets at once would lose one of them\n        with self.lock("datasets"):', '        if True:  # else two processes that note new datasets at once would lose one of them',
                           "test_store.py::test_datasets_that_are_new_at_the_same_time_are_all_noted"),
+    "help-waits-for-torch": ("__main__.py", "from .extras import way_out", "from . import runs\nfrom .extras import way_out",
+                             "test_package.py::test_the_command_line_waits_for_nothing_before_a_command_is_named"),
+    "pandas-for-all": ("store.py", "from filelock import FileLock, Timeout", "import pandas\nfrom filelock import FileLock, Timeout",
+                       "test_package.py::test_importing_the_package_imports_none_of_what_only_some_need"),
+    "table-left-behind": ("tables.py", 'Path(__file__).with_name("reference_results.csv")',
+                          'Path(__file__).parent.with_name("reference_results.csv")',
+                          "test_package.py::test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone"),
+    "images-for-an-audit": ("data.py", "    from sklearn.datasets import load_digits", "    import torchvision\n    from sklearn.datasets import load_digits",
+                            "test_package.py::test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone"),
+    "extra-misnamed": ("extras.py", '"pandas", "scipy"', '"pandas", "PIL"', "test_package.py::test_what_a_function_imports_is_brought_by_the_extra_that_its_error_names"),
+    "kernel-after-the-end": ("kernels.py", '            raise RuntimeError("interrupted")', "            pass",
+                             "test_pipeline.py::test_no_kernel_starts_after_an_interrupt"),
+    "fork-in-plain-text": ("kernels.py", "spec.metadata = spec.metadata | ", "spec.metadata = ",
+                           "test_pipeline.py::test_forked_kernels_share_imports_and_nothing_else"),
+    "fork-of-this-session": ("kernels.py", "    os.setsid()\n", "",
+                             "test_pipeline.py::test_forked_kernels_share_imports_and_nothing_else"),
+    "rows-as-they-ended": ("pipeline.py", "return [rows[i] for i in range(len(plan))]", "return [rows[i] for i in order]",
+                           "test_pipeline.py::test_failures_are_reported_and_the_rest_runs"),
+    "training-side-by-side": ("pipeline.py", 'if profile != "smoke" and trains:', "if False:",
+                              "test_pipeline.py::test_training_at_the_studys_sizes_has_the_machine_to_itself"),
+    "time-gone": ("progress.py", "for name in [*self.begun, *self.ended]) / 2", "for name in self.ended)",
+                  "test_pipeline.py::test_time_left_goes_by_what_has_ended_and_half_of_what_runs"),
     "seeds-worth-alike": ("backlog.py", "1 / (1 + known[s])", "1", "test_backlog.py"),
     "start-for-nothing": ("backlog.py", "return costs.cost_flops(upstream) * epoch / upstream.epochs", "return 0.0", "test_backlog.py"),
     "start-paid-twice": ("backlog.py", "started.add((best.config.upstream, best.config.upstream_epoch))", "pass", "test_backlog.py"),
@@ -359,7 +381,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                         "test_register_model.py::test_a_faulty_model_is_named_before_it_trains"),
     "model-displaced": ("models/__init__.py", "if not is_own(MODELS.get(name, cls)):", "if False:",
                         "test_register_model.py::test_what_cannot_be_registered_is_refused"),
-    "status-of-strangers": ("__main__.py", 'for kind in ("method", "model")', 'for kind in ("method",)',
+    "status-of-strangers": ("commands.py", 'for kind in ("method", "model")', 'for kind in ("method",)',
                             "test_register_model.py::test_the_command_line_takes_a_model_from_a_file"),
     "claim-rows": ("latex.py", 'None if c["decided"] == "not run" else next(rows)', "next(rows)",
                    "test_paper.py::test_rows_count_the_claims_with_records"),
@@ -386,9 +408,9 @@ def copied(folder):
     """A copy of what the tests need, in `folder`."""
     for part in ("faeval_core", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):  # what a wheel is built from
+        shutil.copy(ROOT / name, folder)
     (folder / "results").mkdir()
-    shutil.copy(ROOT / "results" / "reference_results.csv", folder / "results")
     return folder
 
 

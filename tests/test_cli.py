@@ -13,10 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faeval_core import METHODS, LocalMethod, RunConfig, Store, costs, data, runs
-from faeval_core.__main__ import ASCII, FIELDS, main, prepare_streams
+from faeval_core.__main__ import main
 from faeval_core.audit import audit
+from faeval_core.commands import FIELDS
 from faeval_core.costs import cost_flops
 from faeval_core.files import publish_json
+from faeval_core.terminal import ASCII, prepare_streams
 
 TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
 
@@ -179,7 +181,7 @@ def test_no_traceback_from_the_shell():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "reproduce", "run", "status", "audit", "data", "data register"]
+    "command", ["", "reproduce", "run", "status", "audit", "table1", "data", "data register"]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:

@@ -1,5 +1,6 @@
 """What every committed notebook owes its reader."""
 
+import ast
 import json
 import linecache
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from faeval_core import METHODS, RunConfig, Store, latex, tables
+from faeval_core import METHODS, RunConfig, Store, latex, pipeline, table1, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -121,3 +122,50 @@ def test_the_tours_rule_is_the_one_that_its_records_are_said_to_be_of(monkeypatc
     assert [round(r.accuracy, 3) for r in found] == [0.969, 0.972, 0.969] and {
         r.config.code for r in found
     } == {base.code}
+
+
+def test_table1_is_that_of_notebook_11():
+    """Row by row from the records, as the notebook has written them; the study's values beside."""
+    kept = ROOT / "results" / "protocol_audit" / "audit_table_s42_s123_s456.json"
+    written = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    table = table1.table1(ROOT / "results")
+    assert list(table["n"]) == [row["n"] for row in written]
+    assert list(table["test accuracy"]) == [tables.pm(row["test_acc"]) for row in written]
+    assert list(table["published protocol"]) == [row["published"] for row in written]
+    study = tables.reference("protocol_audit", metric="test_acc")
+    assert set(table["study's accuracy"]) - {""} == {
+        v for k, v in study.items() if k.startswith("d=256,L=4,epochs=100,")
+    }
+
+
+def test_table1_names_what_it_needs(tmp_path):
+    with pytest.raises(ValueError, match="no runs of Table 1 for bp, fa, .* committed results"):
+        table1.table1(tmp_path)
+
+
+def test_reproduce_all_shows_what_the_results_hold(monkeypatch, capsys):
+    """Each of its cells, run on the committed results, prints and shows what is committed with it;
+    the notebooks that it runs are run by nbval, each on its own.
+    """
+    rows = [{"name": path.stem, "status": "complete"} for path in NOTEBOOKS]
+    manifest = {"notebooks": rows, "failed": []}
+    monkeypatch.setattr(pipeline, "reproduce", lambda *_, **__: manifest)
+    monkeypatch.chdir(ROOT)
+    space = {"__name__": "__main__"}
+    code = [(s, shown) for kind, s, shown in cells(ROOT / "reproduce_all.ipynb") if kind == "code"]
+    with pd.option_context(
+        *("display.max_columns", 20),  # as in a kernel
+        *("display.max_rows", None, "display.max_colwidth", None, "display.float_format", None),
+    ):
+        for source, shown in code:
+            *body, last = ast.parse(source).body
+            plain = not isinstance(last, ast.Expr)
+            exec(
+                compile(ast.Module([*body, *([last] if plain else [])], []), "cell", "exec"), space
+            )
+            value = (
+                None if plain else eval(compile(ast.Expression(last.value), "cell", "eval"), space)
+            )
+            told = [capsys.readouterr().out, *([] if value is None else [repr(value)])]
+            if "pipeline.reproduce" not in source:  # which prints how it went
+                assert "\n".join(filter(None, told)) == shown

@@ -3,6 +3,8 @@ written back byte for byte.
 """
 
 import json
+import os
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.clientwrap import PapermillNotebookClient
 
-from faeval_core import pipeline
+from faeval_core import kernels, pipeline, progress
+from faeval_core.progress import Progress
 
 PARAMETERS = """dataset = "cifar10-jpeg75"
 seeds = [42]
@@ -392,6 +395,146 @@ def test_an_interrupt_leaves_no_kernel(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pipeline.reproduce("smoke", root=tmp_path)
     assert len(processes) == 1 and processes[0].poll() is not None
+
+
+def test_an_interrupt_ends_what_runs_beside(tmp_path, monkeypatch):
+    """One notebook is in a cell that would never end, the other's start is interrupted."""
+    os.mkfifo(tmp_path / "begun")
+    told = "open('../begun', 'w', encoding='utf-8').close()"  # returns once the other reads
+    notebook(tmp_path, "11_audit", f"{told}\nimport threading\nthreading.Event().wait()")
+    notebook(tmp_path, "12_mode1")
+    monkeypatch.setattr(pipeline, "workers", lambda *_: 2)
+    plainly, kernels = pipeline.papermill.execute_notebook, []
+
+    def interrupted(source, *args, **kwargs):
+        if "12_mode1" not in source:
+            return plainly(source, *args, **kwargs)
+        (tmp_path / "begun").read_text(encoding="utf-8")
+        kernels.extend(pipeline.Kernel.begun)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.papermill, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reproduce("smoke", root=tmp_path)
+    processes = [kernel.provisioner.process for kernel in kernels if kernel.provisioner]
+    assert processes and all(p is None or p.poll() is not None for p in processes)
+    assert not (tmp_path / "work" / "executed" / "smoke" / "manifest.json").exists()
+
+
+def test_no_kernel_starts_after_an_interrupt(tmp_path, monkeypatch):
+    notebook(tmp_path, "11_audit")
+    monkeypatch.setattr(pipeline.Kernel, "begun", [])
+    plan = pipeline.prepare(tmp_path, "smoke", None, {})
+    pipeline.Kernel.end_all()
+    path, passed, _ = plan[0]
+    error = pipeline.execute(path, passed, tmp_path / "copy.ipynb", progress=False)
+    assert "interrupted" in error["error"] and pipeline.Kernel.begun == []
+
+
+def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeypatch):
+    """Each waits for the other, so that they end only if both run."""
+    os.mkfifo(tmp_path / "meeting")
+    for stem, way in (("11_audit", "r"), ("12_mode1", "w")):
+        notebook(tmp_path, stem, f"open('../meeting', '{way}', encoding='utf-8').close()")
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 2)
+    manifest = pipeline.reproduce("smoke", root=tmp_path)
+    assert [(r["name"], r["status"]) for r in manifest["notebooks"]] == [
+        ("11_audit", "complete"),
+        ("12_mode1", "complete"),
+    ]
+
+
+@pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
+def test_forked_kernels_share_imports_and_nothing_else(tmp_path, monkeypatch):
+    """Each is a process in a session of its own, with the folder and the environment that a kernel
+    has otherwise; what one does the next does not see; one that is killed fails alone.
+    """
+    told = """
+import json, os, sys
+own = {"sid": os.getsid(0) == os.getpid(), "cwd": os.getcwd(), "imported": "torch" in sys.modules}
+with open(get_ipython().kernel.parent.abs_connection_file) as f:
+    own["encrypted"] = bool(json.load(f).get("curve_secretkey"))
+own["parent"] = get_ipython().kernel.parent.parent_handle == os.getppid()
+own["before"], sys.stained = getattr(sys, "stained", None), True
+own["threads"], own["backend"] = os.environ.get("OMP_NUM_THREADS"), os.environ["MPLBACKEND"]
+open("../STEM.json", "w").write(json.dumps(own))
+"""
+    notebook(tmp_path, "11_audit", told)
+    notebook(tmp_path, "12_mode1", told)
+    notebook(tmp_path, "13_mode2", "import os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr(pipeline, "FORKING_PAYS", 1)
+    manifest = pipeline.reproduce("smoke", root=tmp_path, progress=False)
+    assert manifest["failed"] == ["13_mode2"]
+    assert "died" in row(manifest, "13_mode2")["error"]["error"].lower()
+    for stem in ("11_audit", "12_mode1"):
+        assert json.loads((tmp_path / f"{stem}.json").read_text(encoding="utf-8")) == {
+            "sid": True,
+            "cwd": str(tmp_path / "notebooks"),
+            "imported": True,
+            "encrypted": True,
+            "parent": True,
+            "before": None,
+            "threads": "1",
+            "backend": "module://matplotlib_inline.backend_inline",
+        }
+
+
+@pytest.mark.parametrize(
+    "profile, trains, count, wanted",
+    [
+        ("smoke", True, 17, 4),
+        ("smoke", True, 3, 3),
+        ("paper", False, 17, 4),
+        ("paper", True, 17, 1),
+    ],
+)
+def test_training_at_the_studys_sizes_has_the_machine_to_itself(
+    monkeypatch, profile, trains, count, wanted
+):
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 4)
+    assert pipeline.workers(profile, trains, count) == wanted
+
+
+def test_it_says_what_will_happen_how_far_it_is_and_what_to_open(tmp_path, launched, capsys):
+    for stem in ("11_audit", "12_mode1", "99_own"):
+        notebook(tmp_path, stem)
+    pipeline.reproduce("smoke", root=tmp_path)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "3 notebooks" in first and "embedded digits" in first and "About " in first
+    told = [line for line in lines if line.startswith("[")]
+    assert [line.partition("]")[0] for line in told] == ["[1/3", "[2/3", "[3/3"]
+    assert all("left" in line for line in told[:2]) and "left" not in told[2]
+    opened = lines[lines.index("to open:") :]
+    assert "make table1" in "\n".join(opened)
+    # only what is there: papermill has run nothing here
+    assert not any("11_audit" in line for line in opened)
+
+
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=6), st.floats(1, 1e4), st.data())
+def test_time_left_goes_by_what_has_ended_and_half_of_what_runs(costs, elapsed, data):
+    names = [str(i) for i in range(len(costs))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("faeval_core.progress.time.monotonic", lambda: 0.0)
+        line = Progress(names, dict(zip(names, costs)), plain=True)
+        patch.setattr("faeval_core.progress.time.monotonic", lambda: elapsed)
+        done = data.draw(st.integers(1, len(names) - 1))
+        running = data.draw(st.integers(0, len(names) - done))
+        for name in names[: done + running]:
+            line.begin(name)
+        line.ended = names[:done]
+        half = sum(costs[done : done + running]) / 2
+        share = (sum(costs[:done]) + half) / sum(costs)
+        assert line.left() == pytest.approx(elapsed / share - elapsed)
+
+
+def test_every_committed_notebook_takes_both_profiles_and_has_a_time():
+    root = Path(__file__).resolve().parents[1]
+    stems = [p.stem for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))]
+    if not stems:
+        pytest.skip("a copy without notebooks")
+    for profile in pipeline.PROFILES:
+        assert [p.stem for p, *_ in pipeline.prepare(root, profile, None, {})] == stems
+    assert list(progress.SECONDS) == stems
 
 
 def terminal(text):
