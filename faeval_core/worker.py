@@ -121,8 +121,8 @@ def _train_group(configs, pixels, store, progress, wanted=()):
         store.checkpoint_path(c).unlink(missing_ok=True)
 
     def checkpoint(c, result, tensors):
-        # what a record will hold as it will hold it, and all else in full, so that what goes on from
-        # here ends as if it had not been cut off
+        # what a record holds, as it will hold it; all else in full, so that what goes on from here
+        # ends as if it had not been cut off
         kept = {k: rounded(v) if k in SCIENCE else v for k, v in result.items()}
         meta = {"epoch": ensemble.epoch, "progress": kept}
         store.save_tensors(store.checkpoint_path(c), tensors, meta)
