@@ -432,15 +432,15 @@ def test_no_kernel_starts_after_an_interrupt(tmp_path, monkeypatch):
 
 
 def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeypatch):
-    """Each waits for the other, so that they end only if both run."""
+    """Each waits for the other, so that they end only if both run; the longer one begins."""
     os.mkfifo(tmp_path / "meeting")
-    for stem, way in (("11_audit", "r"), ("12_mode1", "w")):
+    for stem, way in (("11_audit", "r"), ("14_fa_against_dfa", "w")):
         notebook(tmp_path, stem, f"open('../meeting', '{way}', encoding='utf-8').close()")
     monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 2)
     manifest = pipeline.reproduce("smoke", root=tmp_path)
     assert [(r["name"], r["status"]) for r in manifest["notebooks"]] == [
         ("11_audit", "complete"),
-        ("12_mode1", "complete"),
+        ("14_fa_against_dfa", "complete"),
     ]
 
 
