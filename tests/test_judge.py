@@ -233,7 +233,9 @@ def test_a_compiled_net_is_judged_as_it_is_before():
     wanted = judge(net, LEVELS, bp, x, y)
     compiled = torch.compile(net, backend="eager")
     levels = [f"_orig_mod.{name}" for name in LEVELS]
-    compiled(x)
+    for mode in (True, False):  # from here on the compiled code is reused, which hears no new hook
+        compiled.train(mode)
+        compiled(x)
     found = judge(compiled, levels, bp, x, y)
     assert found.diagnosis["rho"] == wanted.diagnosis["rho"]
     assert found.diagnosis["gamma"] == wanted.diagnosis["gamma"]
