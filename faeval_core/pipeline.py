@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from unittest.mock import patch
 
+import nbclient
 import nbformat
 import papermill
 from traitlets.config import Config
@@ -274,7 +275,12 @@ def put_back(path: Path, copy: Path) -> None:
     """Put the outputs of an executed copy, less stderr and widgets, into its notebook; all else
     there stays as it is.
     """
-    nb, ran = (nbformat.read(p, as_version=4) for p in (path, copy))
+    put_outputs(path, nbformat.read(copy, as_version=4))
+
+
+def put_outputs(path: Path, ran, besides="") -> None:
+    """Put the outputs of a notebook that ran into the one at `path`, but for the cell `besides`."""
+    nb = nbformat.read(path, as_version=4)
     if [c.source for c in code(nb)] != [c.source for c in code(ran)]:
         raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
     widget = "application/vnd.jupyter.widget-view+json"
@@ -282,11 +288,32 @@ def put_back(path: Path, copy: Path) -> None:
         shown = [
             o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())
         ]
-        cell.outputs = merged(shown)
+        if cell.source != besides:
+            cell.outputs = merged(shown)
         for part in (cell, *cell.outputs):
             if "execution_count" in part:
                 part.execution_count = count
     publish(path, nbformat.writes(nb) + "\n")
+
+
+def write_summary(root: Path, manifest: dict) -> None:
+    """Bring the outputs of reproduce_all.ipynb up to the results, as if it had run the notebooks of
+    `manifest` itself.
+    """
+    path = root / "reproduce_all.ipynb"
+    ran = nbformat.read(path, as_version=4)
+    (call,) = [c for c in code(ran) if "pipeline.reproduce(" in c.source]
+    asked = call.source
+    call.source = asked[: asked.index("manifest = ")] + f"manifest = {manifest!r}"
+    nbclient.NotebookClient(
+        ran,
+        config=ENCRYPTED,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(root)}},
+    ).execute()
+    call.source = asked
+    put_outputs(path, ran, besides=asked)
 
 
 def workers(profile: str, trains: bool, count: int) -> int:
@@ -419,6 +446,9 @@ def reproduce(
         **{k: str(v) for k, v in places.items()},
     }
     publish_json(out / "manifest.json", manifest)
+    whole = len(plan) == len(select(root)) and (root / "reproduce_all.ipynb").exists()
+    if write_back and whole and not failed:
+        write_summary(root, manifest)
     print(*(f"{name:<9} {os.path.relpath(place)}" for name, place in places.items()), sep="\n")
     print(f"{len(rows) - len(failed)} of {len(rows)} notebooks complete")
     print(closing(profile, places["figures"], out))

@@ -331,6 +331,24 @@ def test_written_back_outputs_are_stable_bytes(tmp_path):
     assert path.read_bytes() == after
 
 
+def test_the_summary_is_written_back_with_the_notebooks_that_it_runs(tmp_path):
+    """Once all of them ran; what its own call printed stays."""
+    notebook(tmp_path, "11_audit")
+    notebook(tmp_path, "12_mode1")
+    call = 'profile = "paper"\nmanifest = pipeline.reproduce(profile)'
+    cells = [new_code_cell(call), new_code_cell("[r['name'] for r in manifest['notebooks']]")]
+    cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text="as it was")]
+    path = tmp_path / "reproduce_all.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    untouched = path.read_bytes()
+    pipeline.reproduce("paper", ["11"], write_back=True, root=tmp_path, progress=False)
+    assert path.read_bytes() == untouched
+    pipeline.reproduce("paper", write_back=True, root=tmp_path, progress=False)
+    first, second = nbformat.read(path, as_version=4).cells
+    assert first.source == call and first.outputs[0].text == "as it was"
+    assert second.outputs[0].data["text/plain"] == "['11_audit', '12_mode1']"
+
+
 def test_write_back_is_for_the_committed_parameters_and_the_cells_that_ran(tmp_path, launched):
     path = notebook(tmp_path, "11_audit")
     for profile, parameters in (("smoke", {}), ("paper", {"epochs": 3})):

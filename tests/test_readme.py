@@ -12,7 +12,9 @@ from faeval_core import readme
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FIGURE = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?|(?<![\w.])\d+e[-+]?\d+")
+FIGURE = re.compile(
+    r"(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?|(?<![\w.])\d+e[-+]?\d+|(?<![\w.])\d{3,}(?![\w.])"
+)
 NOTEBOOK = re.compile(r"notebooks? ((?:\d\d(?:, | and | to )?)+)")
 
 pytestmark = pytest.mark.skipif(
