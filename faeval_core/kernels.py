@@ -33,6 +33,7 @@ def _kernel(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     """Be a kernel: the whole life of a forked process, in a session of its own."""
     from ipykernel.kernelapp import launch_new_instance
 
+    imported()  # where the server of forks ran already, for other work
     os.setsid()
     os.chdir(cwd)
     backend = os.environ["MPLBACKEND"]

@@ -214,7 +214,8 @@ def execute(
             source,
             target,
             passed,
-            cwd=str(path.parent),
+            # not `cwd`, for which papermill moves the whole process, with all other notebooks
+            resources={"metadata": {"path": str(path.parent)}},
             kernel_name="python3",
             language="python",
             progress_bar=False,

@@ -334,6 +334,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "globals-that-move": ("preflight.py", "if cfg.code != cfg.code_now():", "if False:", "test_preflight.py::test_a_rule_that_changes_what_it_reads_is_refused"),
     "square-feedback": ("methods/fa.py", "tuple(level) == (d,)", "len(level) == 1", "test_register_model.py"),
     "rounded-on-the-way": ("worker.py", "rounded(v) if k in SCIENCE else v", "rounded(v)", "test_runs.py::test_an_interrupted_ensemble_continues_to_the_same_records"),
+    "moves-all-notebooks": ("pipeline.py", 'resources={"metadata": {"path": str(path.parent)}},\n            kernel_name="python3",', 'cwd=str(path.parent),\n            kernel_name="python3",', "test_pipeline.py::test_smoke_notebooks_run_side_by_side_and_keep_their_order"),
     "slow-records": ("costs.py", "return max(rates) *", "return min(rates) *", "test_costs.py"),
     "judged-up-to-its-state": ("judge.py", "with_first(output, state.clone())  # what", "with_first(output, state)  # what",
                                "test_judge.py::test_a_state_is_what_a_level_gives_whatever_edits_it_later"),

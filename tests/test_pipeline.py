@@ -450,7 +450,11 @@ def test_no_kernel_starts_after_an_interrupt(tmp_path, monkeypatch):
 
 
 def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeypatch):
-    """Each waits for the other, so that they end only if both run; the longer one begins."""
+    """Each waits for the other, so that they end only if both run; the longer one begins. None moves
+    this process to its folder, in which the others would then start, or no longer.
+    """
+    moves, chdir = [], os.chdir
+    monkeypatch.setattr(os, "chdir", lambda to: (moves.append(os.path.realpath(to)), chdir(to)))
     os.mkfifo(tmp_path / "meeting")
     for stem, way in (("11_audit", "r"), ("14_fa_against_dfa", "w")):
         notebook(tmp_path, stem, f"open('../meeting', '{way}', encoding='utf-8').close()")
@@ -460,6 +464,7 @@ def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeyp
         ("11_audit", "complete"),
         ("14_fa_against_dfa", "complete"),
     ]
+    assert set(moves) <= {os.getcwd()}
 
 
 @pytest.mark.skipif(not kernels.CAN_FORK, reason="kernels are forked on Linux alone")
