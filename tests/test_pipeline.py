@@ -450,8 +450,8 @@ def test_no_kernel_starts_after_an_interrupt(tmp_path, monkeypatch):
 
 
 def test_smoke_notebooks_run_side_by_side_and_keep_their_order(tmp_path, monkeypatch):
-    """Each waits for the other, so that they end only if both run; the longer one begins. None moves
-    this process to its folder, in which the others would then start, or no longer.
+    """Each waits for the other, so that they end only if both run; the longer one begins. None
+    moves this process to its folder, in which the others would then start, or no longer.
     """
     moves, chdir = [], os.chdir
     monkeypatch.setattr(os, "chdir", lambda to: (moves.append(os.path.realpath(to)), chdir(to)))
