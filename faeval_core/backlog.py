@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 from . import costs, runs
@@ -108,14 +109,13 @@ def train(
     chosen = engine or ("serial" if on_cuda or cores == 1 else f"processes:{cores}")
     per_second = costs.flops_per_second(store.survey()[0])
     seconds = [costs.cost_flops(item.config) / per_second for item in order]
-    within = [
-        i for i in range(len(order)) if hours is None or sum(seconds[: i + 1]) <= hours * 3600
-    ]
+    limit = float("inf") if hours is None else hours * 3600
+    within = sum(total <= limit for total in accumulate(seconds))
     failures = []
     with opened(chosen, gpu=on_cuda) as (executor, workers):
         size = SLICE * workers
-        for start in range(0, len(within), size):
-            part = order[start : min(start + size, len(within))]
+        for start in range(0, within, size):
+            part = order[start : min(start + size, within)]
             _tell(order, seconds, start, part)
             try:
                 runs.run(

@@ -127,8 +127,9 @@ def _from_source(code) -> str | None:
 
 
 def _from_bytecode(code) -> str:
+    walk = Walk()
     consts = (
-        _from_bytecode(c) if isinstance(c, types.CodeType) else Walk().of(c) for c in code.co_consts
+        _from_bytecode(c) if isinstance(c, types.CodeType) else walk.of(c) for c in code.co_consts
     )
     parts = (code.co_code.hex(), *code.co_names, *code.co_varnames, *code.co_freevars, *consts)
     return digest(f"{part}\n" for part in parts)
