@@ -25,7 +25,7 @@ from itertools import chain, pairwise
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from faeval_core.execution import by_onednn, takes_onednn, threads
+from faeval_core.training.execution import by_onednn, takes_onednn, threads
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)

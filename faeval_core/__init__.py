@@ -5,7 +5,9 @@ The names below are imported when they are first used: whoever wants only a vers
 does not wait for torch.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -28,15 +30,18 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .methods import METHODS, LocalMethod, Method, register
     from .models import Model, register_model
-    from .runs import run
-    from .store import RunRecord, Store
+    from .runs import RunRecord, Store, run
 
 HOMES = {  # module: the public names that it defines
     "config": ("RunConfig",),
     "methods": ("METHODS", "LocalMethod", "Method", "register"),
     "models": ("Model", "register_model"),
-    "runs": ("run",),
-    "store": ("RunRecord", "Store"),
+    "runs": ("RunRecord", "Store", "run"),
+}
+FOLDERS = {  # of modules that are found under their own name, too
+    "measure": ("diagnostics", "exploit", "protocol", "stats"),
+    "report": ("figures", "latex", "pipeline", "study", "tables"),
+    "runs": ("costs",),
 }
 
 
@@ -44,6 +49,9 @@ def __getattr__(name: str):
     for home, names in HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)
+    for folder, modules in FOLDERS.items():
+        if name in modules:
+            return import_module(f"{__name__}.{folder}.{name}")
     if find_spec(f"{__name__}.{name}"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -51,3 +59,44 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+MOVED = {  # module of version 0.2: where it is since
+    "arrays": "data",
+    "audit": "report.audit",
+    "commands": "cli.commands",
+    "costs": "runs.costs",
+    "diagnostics": "measure.diagnostics",
+    "engines": "runs.engines",
+    "execution": "training.execution",
+    "exploit": "measure.exploit",
+    "figures": "report.figures",
+    "files": "ground.files",
+    "images": "data",
+    "judge": "measure.judge",
+    "latex": "report.latex",
+    "measured": "measure.measured",
+    "pipeline": "report.pipeline",
+    "protocol": "measure.protocol",
+    "stats": "measure.stats",
+    "store": "runs",
+    "study": "report.study",
+    "synthetic": "data.synthetic",
+    "table1": "report.table1",
+    "tables": "report.tables",
+}
+
+
+class Moved(MetaPathFinder):
+    """Says where a module went, to who imports it by the name that it had."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        parent, _, name = fullname.rpartition(".")
+        if parent == __name__ and name in MOVED:
+            now = f"{__name__}.{MOVED[name]}"
+            raise ModuleNotFoundError(f"{fullname} is {now} since version 0.3", name=fullname)
+        return None
+
+
+sys.meta_path.append(Moved)  # the last to be asked

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
-from .extras import way_out
-from .terminal import prepare_streams, tell
+from .ground.extras import way_out
+from .ground.terminal import prepare_streams, tell
 
 COMMANDS = {
     "reproduce": "execute the notebooks through papermill, then rebuild the summaries",
@@ -76,7 +76,7 @@ def parser() -> Parser:
 
 def filled(p: Parser) -> None:
     """Give the parser of a command its flags and its work."""
-    from . import commands
+    from .cli import commands
 
     commands.fill(p, p.prog.rpartition(" ")[2])
 

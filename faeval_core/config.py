@@ -1,186 +1,27 @@
-"""RunConfig: the validated value that names one training run, and the random streams that derive
-from it.
-"""
+"""RunConfig: the validated value that names one training run."""
 
-import difflib
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import torch
 
-from . import identity
+from .ground.checks import LIKE, check_known, checked, checked_name, jsonable
 from .methods import METHODS
 from .models import MODELS
 from .owncode import code_digest
+from .settings import fields as declared
+from .settings import identity
+from .settings.fields import GATES, MEMBER_FIELDS, Settings
+from .settings.values import checked_epochs, checked_options
 
-CHOICES = {
-    "method": METHODS,
-    "model": MODELS,
-    "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "constant"),
-    "labels": ("true", "random"),
-    "embedding": ("rule", "init", "exact", "shared"),
-    "credit_norm": ("raw", "sample_rms", "batch_rms", "sample_rms_g"),
-    "penalty_reduction": ("sum", "mean"),
-    "rule": ("inner", "target", "cosine"),
-    "credit_level": ("output", "input"),
-    "precision": ("fp32", "bf16"),
-}
-LIKE = {
-    bool: "True or False",
-    int: "a whole number of at least {}",
-    float: "a finite number of at least {}",
-}
-# Fields that differ only in values: runs that agree on all others train together as one ensemble.
-MEMBER_FIELDS = (
-    "seed labels lr weight_decay momentum penalty penalty_h0 eta clip upstream upstream_epoch"
-).split()
-
-
-def suggest(kind: str, value, valid) -> str:
-    """Error text for a name that is not one of `valid`: the nearest match, then the full list."""
-    names = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {value!r}{hint} (valid: {', '.join(names)})"
-
-
-def check_known(kind: str, names, valid, way_out="") -> None:
-    """Raise ValueError for the first of `names` that is not one of `valid`."""
-    for name in names:
-        if name not in valid:
-            raise ValueError(suggest(kind, name, valid) + way_out)
-
-
-def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
-    """CPU generator that depends on (seed, name, epoch) alone, so a member never depends on its
-    company.
-    """
-    digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-class Options(dict):
-    """A dict that cannot be changed, so that neither can the identity of the config that has it."""
-
-    def _refused(self, *args, **kwargs):
-        raise TypeError(
-            "options cannot be changed; make another config: cfg.with_(options=cfg.options | {...})"
-        )
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
-
-    def __reduce__(self):
-        return Options, (dict(self),)
-
-    def __copy__(self):
-        return self
-
-
-def plain(name: str, value):
-    """`value` as what JSON keeps, and unchangeable: numpy's numbers as Python's, lists as tuples,
-    dicts as Options.
-
-    Raises ValueError for what JSON cannot keep; `name` is what it calls the value.
-    """
-    value = value.item() if isinstance(value, np.generic) else value
-    if type(value) in (bool, int, str, type(None)) or (
-        type(value) is float and math.isfinite(value)
-    ):
-        return value
-    if isinstance(value, (list, tuple)):
-        return tuple(plain(name, v) for v in value)
-    if isinstance(value, Mapping) and all(type(k) is str for k in value):
-        return Options((k, plain(name, v)) for k, v in value.items())
-    kinds = (
-        "a finite number, text, True, False, None, or a list or dict (with text as keys) of these"
-    )
-    raise ValueError(f"{name} must be {kinds}, as it is kept as JSON, not {value!r}")
-
-
-def jsonable(value):
-    """A value of a config as JSON gives it back: lists and dicts, that may be changed."""
-    if isinstance(value, tuple):
-        return [jsonable(v) for v in value]
-    return {k: jsonable(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def checked(name: str, value, default, least=0):
-    """`value` in the type of `default`, where an int will do for a float and numpy's numbers for
-    Python's.
-
-    Raises ValueError for another type, or a number below `least`.
-    """
-    value, default = (v.item() if isinstance(v, np.generic) else v for v in (value, default))
-    kind = type(default)
-    if kind is float and type(value) is int and abs(value) < 1e300:
-        value = float(value)
-    if type(value) is not kind or (kind in (int, float) and not least <= value < float("inf")):
-        like = LIKE[kind].format(least) if kind in LIKE else f"like {jsonable(default)!r}"
-        raise ValueError(f"{name} must be {like}, not {value!r}")
-    # -0.0 is 0.0, as equal configs have equal ids
-    return abs(value) if kind is float and value == 0 else value
-
-
-def checked_options(field_name: str, owner: str, known: dict, entered: dict, given) -> Options:
-    """All options of a method or model, with `given` ones in place of the defaults `known`;
-    ValueError for a wrong one.
-
-    entered: their values in the tables of identity.py, which older records may have where the
-    defaults are others by now.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"{field_name} must be a dict of option: value, such as {known or {}!r}, not {given!r}"
-        )
-    check_known(f"option of {owner}", given, known)
-    found = {}
-    for name, default in known.items():
-        told = f"option {name} of {owner}"
-        default = plain(f"the default of {told}", default)
-        usual = [v for v in (default, entered.get(name)) if type(v) in (int, float)]
-        least = min([0, *usual])  # a default of -1 stands for never
-        value = plain(told, given[name]) if name in given else default
-        found[name] = checked(told, value, default, least)
-    return Options(found)
-
-
-def checked_name(name: str, value, valid) -> None:
-    """Raise ValueError for what is not one of the names `valid`."""
-    if isinstance(value, type):
-        raise ValueError(
-            f"{name} must be a name, not a class; register({value.__name__}), then give its name"
-        )
-    if isinstance(value, (list, tuple, set)):
-        raise ValueError(
-            f"{name} must be one name, not {value!r}; make a config for each of several"
-        )
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a name, not {value!r} (valid: {', '.join(valid)})")
-    check_known(name, [value], valid)
-
-
-def checked_epochs(value, last: int) -> tuple:
-    """Sorted epochs for diagnostics before the last one, from any iterable of whole numbers in
-    0..last.
-    """
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise ValueError(f"diagnose must be a list of epochs, such as [1, 5], not {value!r}")
-    epochs = [e.item() if isinstance(e, np.generic) else e for e in value]
-    if wrong := [e for e in epochs if type(e) is not int]:
-        raise ValueError(f"diagnose must be a list of whole numbers, not {wrong}")
-    if wrong := [e for e in epochs if not 0 <= e <= last]:
-        raise ValueError(f"diagnose names epochs {wrong} outside 0..{last}")
-    return tuple(sorted({*epochs} - {last}))
+CHOICES = {"method": METHODS, "model": MODELS, **declared.CHOICES}
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """One run: model, method, data and recipe. Its `id` is the hash of its canonical JSON, of its
     method's version, and of the code of a method or model that is not faeval's own.
 
@@ -214,43 +55,6 @@ class RunConfig:
     both are faeval's own, or where an older record names none); it is made here, and only
     `from_dict` gives one.
     """
-
-    method: str
-    dataset: str = "cifar10"
-    model: str = "resmlp"
-    width: int = 256
-    depth: int = 4
-    terminal_ln: bool = True
-    residual: bool = True
-    seed: int = 42
-    epochs: int = 100
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    momentum: float = 0.9
-    schedule: str = "cosine"
-    augment: bool = True
-    labels: str = "true"
-    embedding: str = "rule"
-    credit_norm: str = "raw"
-    norm_embedding: bool = True
-    credit_level: str = "output"
-    penalty: float = 0.0
-    penalty_h0: float = 0.0
-    penalty_reduction: str = "sum"
-    rule: str = "inner"
-    eta: float = 0.1
-    clip: float = 0.0
-    precision: str = "fp32"
-    train_net: bool = True
-    exploit: bool = False
-    model_options: dict = field(default_factory=dict)
-    options: dict = field(default_factory=dict)
-    diagnose: tuple = ()
-    upstream: "RunConfig | None" = None
-    upstream_epoch: int = 0
-    code: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
         for f in fields(self):
@@ -372,15 +176,8 @@ class RunConfig:
         values["options"] = {
             k: v for k, v in self.options.items() if k not in method.member_options
         }
-        values["active"] = [
-            v > 0
-            for v in (
-                self.penalty,
-                self.penalty_h0,
-                self.momentum,
-                *map(self.options.get, method.gates),
-            )
-        ]
+        gated = [getattr(self, k) for k in GATES] + [self.options[k] for k in method.gates]
+        values["active"] = [v > 0 for v in gated]
         return json.dumps(values, sort_keys=True)
 
 

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 import pytest
 from conftest import tiny
 
-from faeval_core import METHODS, backlog, costs, runs
+from faeval_core import METHODS, runs
+from faeval_core.runs import backlog, costs
 from faeval_core.__main__ import main
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from faeval_core.execution import threads
+from faeval_core.training.execution import threads
 from faeval_core.training import Ensemble
 
 HERE = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -12,13 +12,14 @@ from conftest import blob_images, write_tar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, LocalMethod, RunConfig, Store, costs, data, runs
+from faeval_core import data, LocalMethod, METHODS, RunConfig, runs, Store
+from faeval_core.runs import costs
 from faeval_core.__main__ import main
-from faeval_core.audit import audit
-from faeval_core.commands import FIELDS
-from faeval_core.costs import cost_flops
-from faeval_core.files import publish_json
-from faeval_core.terminal import ASCII, prepare_streams
+from faeval_core.report.audit import audit
+from faeval_core.cli.commands import FIELDS
+from faeval_core.runs.costs import cost_flops
+from faeval_core.ground.files import publish_json
+from faeval_core.ground.terminal import ASCII, prepare_streams
 
 TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
 
@@ -526,7 +527,7 @@ def test_a_warning_is_one_line(tmp_path, capsys):
 
 
 def test_reproduce_ends_with_one_where_a_notebook_failed(monkeypatch):
-    from faeval_core import pipeline
+    from faeval_core.report import pipeline
 
     asked = []
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import tiny
 
-from faeval_core import METHODS, RunConfig, costs, run
-from faeval_core.costs import cost_flops, cost_seconds
+from faeval_core import METHODS, run, RunConfig
+from faeval_core.runs import costs
+from faeval_core.runs.costs import cost_flops, cost_seconds
 from faeval_core.models import MODELS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from conftest import ROUNDING, SMALL, apart, member, same, scramble, tiny
 from test_methods import exact_gradient, forward, gap, gradient
 
-from faeval_core import METHODS, RunConfig, data
-from faeval_core.config import stream
-from faeval_core.diagnostics import gamma, gradients
-from faeval_core.execution import threads
-from faeval_core.training import Ensemble, build, initial
+from faeval_core import data, METHODS, RunConfig
+from faeval_core.ground.streams import stream
+from faeval_core.measure.diagnostics import gamma, gradients
+from faeval_core.training.execution import threads
+from faeval_core.training import build, Ensemble, initial
 
 pytestmark = pytest.mark.numerical
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from conftest import ROUNDING, UNIT32, full, member, probe, scramble, tiny
 from scipy.stats import pearsonr
 
-from faeval_core import METHODS, data, run
-from faeval_core import diagnostics as diag
-from faeval_core.config import stream
+from faeval_core import data, METHODS, run
+from faeval_core.measure import diagnostics as diag
+from faeval_core.ground.streams import stream
 from faeval_core.training import Ensemble
 
 pytestmark = pytest.mark.numerical

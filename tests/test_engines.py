@@ -18,11 +18,12 @@ from filelock import FileLock, Timeout
 from test_store import PROCESSES
 from victims import HANG
 
-from faeval_core import METHODS, Store, engines, run, runs
-from faeval_core.costs import cost_flops
-from faeval_core.engines import Processes, WorkerDied, opened
-from faeval_core.execution import threads
-from faeval_core.runs import RunsFailed, plan
+from faeval_core import METHODS, run, runs, Store
+from faeval_core.runs import engines
+from faeval_core.runs.costs import cost_flops
+from faeval_core.runs.engines import opened, Processes, WorkerDied
+from faeval_core.training.execution import threads
+from faeval_core.runs import plan, RunsFailed
 from faeval_core.training import Ensemble
 
 pytestmark = [

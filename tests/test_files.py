@@ -9,7 +9,8 @@ import pytest
 from conftest import tiny
 from filelock import FileLock
 
-from faeval_core import Store, files, run
+from faeval_core import run, Store
+from faeval_core.ground import files
 
 
 def test_no_lock_is_left(store):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import ROUNDING, apart, same, tiny
 
-from faeval_core import METHODS, LocalMethod, diagnostics, preflight
-from faeval_core.config import stream
+from faeval_core import LocalMethod, METHODS
+from faeval_core.measure import diagnostics
+from faeval_core.runs import preflight
+from faeval_core.ground.streams import stream
 from faeval_core.methods.base import RuleError
-from faeval_core.training import Ensemble, build, fresh_progress, initial, noise, train
+from faeval_core.training import build, Ensemble, fresh_progress, initial, noise, train
 
 
 class Exact(LocalMethod):

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, RunConfig, Store, identity, run, runs
-from faeval_core.audit import audit
-from faeval_core.config import CHOICES, Options, plain
+from faeval_core import METHODS, run, RunConfig, runs, Store
+from faeval_core.settings import identity
+from faeval_core.report.audit import audit
+from faeval_core.config import CHOICES
+from faeval_core.settings.values import Options, plain
 from faeval_core.models import MODELS
 from faeval_core.owncode import is_own
-from faeval_core.study import Study, seeds
+from faeval_core.report.study import seeds, Study
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 committed = pytest.mark.skipif(

@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from faeval_core import data, trees
-from faeval_core import images as reader
+from faeval_core import data
+from faeval_core.data import trees
+from faeval_core.data import images as reader
 
 
 def encoded(image, kind, **how):

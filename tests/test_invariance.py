@@ -7,7 +7,7 @@ import math
 import pytest
 from conftest import ROUNDING, UNIT32, UNIT64, full, member, probe, same, scramble, tiny
 
-from faeval_core import diagnostics as diag
+from faeval_core.measure import diagnostics as diag
 from faeval_core.training import Ensemble
 
 pytestmark = pytest.mark.numerical

@@ -13,10 +13,10 @@ from conftest import ROUNDING, full, member, scramble, tiny
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from faeval_core import judge as judging
-from faeval_core import protocol
-from faeval_core.diagnostics import RESCALE
-from faeval_core.judge import CreditError, LevelError, judge
+from faeval_core.measure import judge as judging
+from faeval_core.measure import protocol
+from faeval_core.measure.diagnostics import RESCALE
+from faeval_core.measure.judge import CreditError, judge, LevelError
 
 pytestmark = pytest.mark.numerical
 

@@ -9,7 +9,7 @@ from conftest import ROUNDING, apart, tiny
 from test_training import Net, script_batches, trained
 from torch import nn
 
-from faeval_core.config import stream
+from faeval_core.ground.streams import stream
 from faeval_core.training import build, initial
 
 pytestmark = pytest.mark.numerical

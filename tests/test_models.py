@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from conftest import ROUNDING, SMALL, UNIT64, float64, member, probe, same, scramble, tiny
 from test_methods import LOCAL, NOT_BLIND, gap, gradient
 
-from faeval_core import METHODS, RunConfig, data, diagnostics
-from faeval_core.diagnostics import alignment, gradients
+from faeval_core import data, METHODS, RunConfig
+from faeval_core.measure import diagnostics
+from faeval_core.measure.diagnostics import alignment, gradients
 from faeval_core.models import MODELS
-from faeval_core.training import Ensemble, build, initial
+from faeval_core.training import build, Ensemble, initial
 
 pytestmark = pytest.mark.numerical
 KINDS = {

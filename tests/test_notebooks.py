@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from faeval_core import METHODS, RunConfig, Store, latex, pipeline, table1, tables
+from faeval_core import METHODS, RunConfig, Store
+from faeval_core.report import latex, pipeline, table1, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

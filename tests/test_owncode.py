@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import PROCESSES
 
-from faeval_core import METHODS, RunConfig, Store, register, run, worker
+from faeval_core import METHODS, register, run, RunConfig, Store
+from faeval_core.runs import worker
 from faeval_core.methods import source
 from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
-from faeval_core.owncode import Walk, code_digest
-from faeval_core.parcel import Parcel
+from faeval_core.owncode import code_digest, Walk
+from faeval_core.runs.parcel import Parcel
 
 COUNT = itertools.count()
 

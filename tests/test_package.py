@@ -17,9 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import faeval_core
-from faeval_core import RunConfig, commands
+from faeval_core import RunConfig
+from faeval_core.cli import commands
 from faeval_core.__main__ import COMMANDS
-from faeval_core.extras import EXTRAS, way_out
+from faeval_core.ground.extras import EXTRAS, way_out
 
 PACKAGE = Path(faeval_core.__file__).resolve().parent
 ROOT = PACKAGE.parent

@@ -14,9 +14,11 @@ from conftest import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faeval_core import RunConfig, latex, protocol, tables
-from faeval_core.files import publish_json, studies
-from faeval_core.stats import WORDS, Estimate
+from faeval_core import RunConfig
+from faeval_core.report import latex, tables
+from faeval_core.measure import protocol
+from faeval_core.ground.files import publish_json, studies
+from faeval_core.measure.stats import Estimate, WORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ROOT / "paper"

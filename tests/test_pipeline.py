@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.clientwrap import PapermillNotebookClient
 
-from faeval_core import kernels, pipeline, progress
-from faeval_core.progress import Progress
+from faeval_core.report import kernels, pipeline, progress
+from faeval_core.report.progress import Progress
 
 PARAMETERS = """dataset = "cifar10-jpeg75"
 seeds = [42]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faeval_core import readme
+from faeval_core.report import readme
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

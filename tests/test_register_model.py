@@ -4,12 +4,13 @@ import pytest
 import torch
 from conftest import ROUNDING, SMALL, float64, full, member, tiny
 
-from faeval_core import METHODS, Model, data, preflight, register_model, run
+from faeval_core import data, METHODS, Model, register_model, run
+from faeval_core.runs import preflight
 from faeval_core.__main__ import main
 from faeval_core.methods.base import RuleError
 from faeval_core.models import MODELS
 from faeval_core.models.base import Init
-from faeval_core.store import Store
+from faeval_core.runs.store import Store
 
 
 class Narrowing(Model):

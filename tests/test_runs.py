@@ -11,8 +11,9 @@ import torch
 from conftest import SMALL, float64, tiny
 
 import faeval_core
-from faeval_core import RunConfig, Store, provenance, run, runs, worker
-from faeval_core.store import rounded
+from faeval_core import run, RunConfig, runs, Store
+from faeval_core.runs import provenance, worker
+from faeval_core.runs.store import rounded
 from faeval_core.training import DiagnosisFailed, Ensemble
 
 

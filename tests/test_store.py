@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from victims import HANG
 
-from faeval_core import METHODS, RunConfig, RunRecord, Store, data, run, runs, worker
-from faeval_core import store as store_module
-from faeval_core.files import publish, publish_json, publish_tensors
-from faeval_core.store import RecordRefused, StoreFault, rounded
+from faeval_core import data, METHODS, run, RunConfig, RunRecord, runs, Store
+from faeval_core.runs import worker
+from faeval_core.runs import store as store_module
+from faeval_core.ground.files import publish, publish_json, publish_tensors
+from faeval_core.runs.store import RecordRefused, rounded, StoreFault
 
 # A server process that has imported everything once and forks the processes that these tests kill.
 PROCESSES = multiprocessing.get_context("forkserver")

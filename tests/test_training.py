@@ -15,9 +15,16 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from victims import HANG
 
-from faeval_core import METHODS, LocalMethod, data
-from faeval_core.execution import EAGER, by_onednn, onednn_rounds, prepare, replayed, threads
-from faeval_core.training import Ensemble, build, initial
+from faeval_core import data, LocalMethod, METHODS
+from faeval_core.training.execution import (
+    EAGER,
+    by_onednn,
+    onednn_rounds,
+    prepare,
+    replayed,
+    threads,
+)
+from faeval_core.training import build, Ensemble, initial
 
 SOLO = [  # what may differ inside one ensemble
     tiny("dfa", seed=1, penalty=1e-2),

@@ -5,13 +5,14 @@ it.
 import re
 
 from ..owncode import code_digest, is_own
-from .base import LocalMethod, Method, check_member_options
+from .base import Method, check_member_options
 from .bp import BP, Frozen
 from .cb import CreditBridge
 from .dfa import DFA, FrozenDFA
 from .ep import EP
 from .fa import FA, KolenPollack, Oracle, SignSymmetric
-from .local import LocalLoss
+from .local import LocalMethod
+from .local_loss import LocalLoss
 from .sb import StateBridge
 from .vec import VectorField
 

@@ -4,8 +4,8 @@ random matrix.
 
 import torch
 
-from .base import LocalMethod
 from .bp import BlocksAtInit
+from .local import LocalMethod
 
 
 class DFA(LocalMethod):

@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import LocalMethod
+from .local import LocalMethod
 
 
 class EP(LocalMethod):

@@ -11,7 +11,7 @@ that form too, with fixed random B.
 
 import torch
 
-from .base import LocalMethod
+from .local import LocalMethod
 
 
 class Structured(LocalMethod):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from ..models.base import Init
-from .base import Phase, flat_norm, normalise, rms, unit
 from .dfa import DFA
+from .shared import Phase
+from .tensors import flat_norm, normalise, rms, unit
 
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
 # what a squared scale is divided by at least: a fitted batch may have no gradient left

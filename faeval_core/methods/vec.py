@@ -4,8 +4,8 @@ along random directions.
 
 import torch
 
-from .base import rms, unit
 from .learned import TINY, Learned
+from .tensors import rms, unit
 
 
 def norm(v):

@@ -31,8 +31,8 @@ import torch
 import victims
 from test_store import PROCESSES
 
-from faeval_core import METHODS, RunConfig, Store, run
-from faeval_core.config import check_known
+from faeval_core import METHODS, run, RunConfig, Store
+from faeval_core.ground.checks import check_known
 
 # What is imported before the processes are forked is not what the kills hit.
 PROCESSES.set_forkserver_preload(["faeval_core", "torch._dynamo", "sklearn.datasets"])

@@ -1,0 +1,1 @@
+"""The commands of the command line; the line itself is in __main__.py, which waits for no torch."""

@@ -1,0 +1,30 @@
+"""Datasets as uint8 tensors that live on the device: those that are built in, those of the user's
+own, and the batches that training takes of them.
+"""
+
+from .datasets import (
+    CIFAR_STATS,
+    Dataset,
+    DatasetMissing,
+    check_name,
+    data_home,
+    kept_shape,
+    known_datasets,
+    load,
+)
+from .pixels import Pixels
+from .registration import register_arrays, register_images
+
+__all__ = [
+    "CIFAR_STATS",
+    "Dataset",
+    "DatasetMissing",
+    "Pixels",
+    "check_name",
+    "data_home",
+    "kept_shape",
+    "known_datasets",
+    "load",
+    "register_arrays",
+    "register_images",
+]

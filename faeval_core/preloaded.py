@@ -1,5 +1,0 @@
-"""What the process that kernels are forked from imports, for all of them."""
-
-from .kernels import imported
-
-imported()

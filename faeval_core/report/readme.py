@@ -1,0 +1,112 @@
+"""The generated parts of README.md: what is compared, what is covered, Table 1. A part stands
+between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ..ground.files import publish, read_json, studies
+from . import tables
+
+AUDIT = "protocol_audit/audit_table_s42_s123_s456.json"
+TABLE1 = ("bp", "fa", "ep", "dfa", "cb", "sb", "frozen")
+
+
+def counts(root: Path) -> str:
+    """How many reference values agree, are close, imprecise, differ or are not run."""
+    rows = tables.reproduction(root / "results")
+    told = tables.counts(rows)
+    apart = told.pop("calibrated")
+    return (
+        f"Of the study's {len(rows)} values {told['agrees']} agree here, {told['close']} are close,"
+        f" {told['imprecise']} are compared too imprecisely to tell, {told['differs']} differ and "
+        f"{told['not run']} are not run yet. Another {sum(apart.values())} served to choose a "
+        f"setting, so that they are no test ({apart['agrees']} agree, {apart['close']} are close, "
+        f"{apart['imprecise']} imprecise, {apart['differs']} differ)."
+    )
+
+
+def coverage(root: Path) -> str:
+    """A table of the notebooks: question and answer from their metadata, and how much is run."""
+    noted = studies(root / "results")
+    lines = ["| notebook | question | answer so far | runs |", "|---|---|---|---|"]
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        told = json.loads(path.read_text(encoding="utf-8"))["metadata"]["faeval"]
+        link = f"[{path.stem.replace('_', ' ', 1)}](notebooks/{path.name})"
+        state = _state(noted[path.stem]["runs"])
+        lines.append(f"| {link} | {told['question']} | {told['answer']} | {state} |")
+    return "\n".join(lines)
+
+
+def _state(runs: list[dict]) -> str:
+    done = sum(row["status"] != "not run" for row in runs)
+    if done == len(runs):
+        return f"complete ({done})"
+    return f"{'partial' if done > 1 else 'planned'} ({done} of {len(runs)})"
+
+
+def table1(root: Path) -> str:
+    """The audit with normalised credit, the study's values in brackets; † marks a method whose row
+    was used to choose a setting.
+    """
+    audited = read_json(root / "results" / AUDIT, ("rows",))["rows"]
+    rows = {r["method"]: r for r in audited}
+    compared = tables.reproduction(root / "results")
+    compared = compared[compared.notebook == "11_audit"]
+    lines = [
+        "| | test accuracy | ‖h_L‖ | deep cosine, as published | exact, hidden levels | published "
+        "protocol | scale-invariant protocol |",
+        "|" + "---|" * 7,
+    ]
+    for method in TABLE1:
+        row = tables.audit_table([rows[method]], digits=2).reset_index().iloc[0]
+        theirs = _theirs(compared, method)
+        cells = [
+            row["method"] + theirs["mark"],
+            row["test accuracy"] + theirs["test_acc"],
+            row["‖h_L‖"] + theirs["h_norm"],
+            row["deep cos (published)"] + theirs["deep_cos"],
+            row["deep cos (exact, hidden)"],
+            row["published protocol"],
+            row["scale-invariant"],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _theirs(compared, method) -> dict[str, str]:
+    """The study's values of a row of Table 1 as text in brackets, and the mark of a calibrated
+    one.
+    """
+    rows = compared[compared.condition.str.contains(rf"method={method}\b")]
+    found = {"mark": " †" if rows.calibrated.any() else ""}
+    for metric, form in (("test_acc", ".3f"), ("h_norm", ".0e"), ("deep_cos", ".2g")):
+        row = rows[rows.metric == metric]
+        if row.empty:
+            found[metric] = ""
+            continue
+        value, sd = row.value.iloc[0], row.sd.iloc[0]
+        spread = f" ± {sd:{form}}" if metric == "test_acc" and sd == sd else ""
+        found[metric] = f" ({value:{form}}{spread})"
+    return found
+
+
+PARTS = {"counts": counts, "coverage": coverage, "table1": table1}
+
+
+def updated(text: str, root: Path) -> str:
+    """The README with its generated parts made anew. Raises ValueError where a part is missing."""
+    for name, make in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        made, parts = make(root), pattern.findall(text)
+        if len(parts) != 1:
+            raise ValueError(f"README.md needs one part <!-- {name} --> ... <!-- end -->")
+        text = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
+    return text
+
+
+def write(root: Path) -> None:
+    """Bring README.md up to the results."""
+    path = root / "README.md"
+    publish(path, updated(path.read_text(encoding="utf-8"), root))
