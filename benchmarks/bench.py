@@ -26,8 +26,8 @@ from statistics import fmean
 import torch
 
 from faeval_core.config import CHOICES, RunConfig
-from faeval_core.runs.costs import cost_flops
 from faeval_core.ground.files import publish_json, studies
+from faeval_core.runs.costs import cost_flops
 from faeval_core.runs.store import Store
 
 HERE = Path(__file__).resolve().parent

@@ -26,6 +26,7 @@ from floor import Floor
 from faeval_core.config import RunConfig
 from faeval_core.data import CIFAR_STATS, Dataset, Pixels
 from faeval_core.training import Ensemble, first_fault
+from faeval_core.training.side_by_side import side_by_side
 
 
 def machine(device):
@@ -90,7 +91,9 @@ class Timed:
     def load(self, steps):
         e = self.ensemble
         if e.workers > 1:
-            e.side_by_side(lambda m, x, y: y, steps)
+            members = range(len(e.configs))
+            batches = [islice(e.batches(slice(m, m + 1)), steps) for m in members]
+            side_by_side(lambda m, x, y: y, batches, e.workers)
         else:
             list(y for _, y in islice(e.batches(), steps))
 

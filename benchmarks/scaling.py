@@ -20,8 +20,8 @@ import torch
 from bench import FULL, ask, rounded
 from matplotlib import pyplot as plt
 
-from faeval_core.report import figures
 from faeval_core.ground.files import publish_json
+from faeval_core.report import figures
 
 HERE = Path(__file__).resolve().parent
 SWEEPS = {

@@ -37,6 +37,10 @@ HOMES = {  # module: the public names that it defines
     "methods": ("METHODS", "LocalMethod", "Method", "register"),
     "models": ("Model", "register_model"),
     "runs": ("RunRecord", "Store", "run"),
+    "measure.judge": ("judge",),
+    "measure.measured": ("verdict_from",),
+    "report.audit": ("audit",),
+    "report.study": ("Study",),
 }
 FOLDERS = {  # of modules that are found under their own name, too
     "measure": ("diagnostics", "exploit", "protocol", "stats"),
@@ -90,8 +94,7 @@ MOVED = {  # module of version 0.2: where it is since
 class Moved(MetaPathFinder):
     """Says where a module went, to who imports it by the name that it had."""
 
-    @staticmethod
-    def find_spec(fullname, path=None, target=None):
+    def find_spec(self, fullname, path=None, target=None):
         parent, _, name = fullname.rpartition(".")
         if parent == __name__ and name in MOVED:
             now = f"{__name__}.{MOVED[name]}"
@@ -99,4 +102,4 @@ class Moved(MetaPathFinder):
         return None
 
 
-sys.meta_path.append(Moved)  # the last to be asked
+sys.meta_path.append(Moved())  # the last to be asked

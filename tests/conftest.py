@@ -17,9 +17,9 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from PIL import Image
 
-from faeval_core import data, RunConfig, Store
-from faeval_core.measure import diagnostics
+from faeval_core import RunConfig, Store, data
 from faeval_core.ground.streams import stream
+from faeval_core.measure import diagnostics
 from faeval_core.training import build, initial, noise
 
 # Tests on drawn cases draw the same ones each time and everywhere, and none of them fails for its

@@ -11,9 +11,9 @@ from conftest import ROUNDING, UNIT32, full, member, probe, scramble, tiny
 
 from faeval_core.measure import diagnostics as diag
 from faeval_core.measure import protocol
-from faeval_core.report.audit import Audit
-from faeval_core.methods import LocalMethod, METHODS
+from faeval_core.methods import METHODS, LocalMethod
 from faeval_core.methods.dfa import DFA
+from faeval_core.report.audit import Audit
 from faeval_core.runs.store import RunRecord
 
 MODELS = {

@@ -8,8 +8,8 @@ import pytest
 from conftest import tiny
 
 from faeval_core import METHODS, runs
-from faeval_core.runs import backlog, costs
 from faeval_core.__main__ import main
+from faeval_core.runs import backlog, costs
 
 
 def listed(store, notebook, labelled):

@@ -14,8 +14,8 @@ import torch
 from conftest import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from faeval_core.training.execution import threads
 from faeval_core.training import Ensemble
+from faeval_core.training.execution import threads
 
 HERE = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -103,7 +103,7 @@ def test_the_floor_counts_every_product_of_a_step_once(load, pixels, method, pre
 def test_the_floor_takes_its_products_where_a_long_run_does(
     load, pixels, monkeypatch, precision, rounds, taken
 ):
-    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
+    monkeypatch.setattr("faeval_core.training.execution.onednn_rounds", lambda: rounds)
     floor, seen = load("floor").Floor(Ensemble([tiny("dfa", precision=precision)], pixels)), []
     floor.calls[0].insert(0, ("probe", lambda: seen.append(torch.backends.mkldnn.fp32_precision)))
     floor.time(2)

@@ -10,7 +10,7 @@ from conftest import ROUNDING, apart, drawn, float64, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faeval_core import data, LocalMethod, METHODS, register
+from faeval_core import METHODS, LocalMethod, data, register
 from faeval_core.methods.base import RuleError
 from faeval_core.methods.learned import Learned
 from faeval_core.training import Ensemble

@@ -16,10 +16,9 @@ import torch
 from conftest import ROUNDING, apart, float64, member, same, tiny
 from test_training import Replaying
 
-from faeval_core import METHODS
-from faeval_core.measure import diagnostics, protocol
-from faeval_core.runs import preflight
+from faeval_core import METHODS, preflight
 from faeval_core.ground.streams import stream
+from faeval_core.measure import diagnostics, protocol
 from faeval_core.methods.base import takes_x
 from faeval_core.training import Ensemble, fresh_progress, noise, train
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import tiny
 
-from faeval_core import METHODS, run, RunConfig
+from faeval_core import METHODS, RunConfig, run
+from faeval_core.models import MODELS
 from faeval_core.runs import costs
 from faeval_core.runs.costs import cost_flops, cost_seconds
-from faeval_core.models import MODELS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 STEPS, BATCH, D, DEPTH, CLASSES = 390, 128, 256, 4, 10  # of the audit's size

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from conftest import ROUNDING, SMALL, apart, member, same, scramble, tiny
 from test_methods import exact_gradient, forward, gap, gradient
 
-from faeval_core import data, METHODS, RunConfig
+from faeval_core import METHODS, RunConfig, data
 from faeval_core.ground.streams import stream
 from faeval_core.measure.diagnostics import gamma, gradients
+from faeval_core.training import Ensemble, build, initial
 from faeval_core.training.execution import threads
-from faeval_core.training import build, Ensemble, initial
 
 pytestmark = pytest.mark.numerical
 
@@ -593,7 +593,7 @@ def test_bad_options_are_refused_before_training(name, options, message):
 @pytest.mark.parametrize("cores", [1, 2])
 def test_noise_of_a_step_depends_on_seed_and_epoch_alone(pixels, monkeypatch, cores):
     """Also where members train side by side."""
-    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    monkeypatch.setattr("faeval_core.training.gradients.compiled", lambda f: f)
 
     def drawn(seeds):
         ensemble = Ensemble(

@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from faeval_core import data, run, Store
-from faeval_core.report import latex, tables
-from faeval_core.data import synthetic
+from faeval_core import Store, data, run
 from faeval_core.__main__ import main
+from faeval_core.data import synthetic
 from faeval_core.ground.files import studies
+from faeval_core.report import latex, tables
 
 # -- augmentation
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from conftest import ROUNDING, UNIT32, full, member, probe, scramble, tiny
 from scipy.stats import pearsonr
 
-from faeval_core import data, METHODS, run
-from faeval_core.measure import diagnostics as diag
+from faeval_core import METHODS, data, run
 from faeval_core.ground.streams import stream
-from faeval_core.training import Ensemble
+from faeval_core.measure import diagnostics as diag
+from faeval_core.training import Ensemble, measurement
 
 pytestmark = pytest.mark.numerical
 MODELS = [{}, {"terminal_ln": False}, {"residual": False}]
@@ -288,11 +288,11 @@ def test_update_alignment(pixels):
 def test_step_direction_is_the_optimisers(pixels64, optimizer):
     """After one step without decay, the running step points against the change of the weights."""
     ensemble = Ensemble([tiny("dfa", weight_decay=0.0, optimizer=optimizer, lr=1e-3)], pixels64)
-    assert ensemble._last_step(0) == {}
+    assert ensemble.optimizer.direction(0) == {}
     before = {k: v[0].clone() for k, v in ensemble.params.items()}
     x, y = pixels64.subset("train", 128)
     ensemble.step(x[None], y[None])
-    for k, step in ensemble._last_step(0).items():
+    for k, step in ensemble.optimizer.direction(0).items():
         assert (
             diag.cosine(step.flatten(), (before[k] - ensemble.params[k][0]).flatten()).item()
             > 0.999
@@ -377,4 +377,4 @@ def test_diagnostics_need_a_batch(blobs):
     with pytest.raises(
         ValueError, match="'few' has 100 test images; diagnostics need at least 128"
     ):
-        Ensemble([tiny()], data.Pixels(few)).probe("test")
+        measurement.probe(Ensemble([tiny()], data.Pixels(few)), "test")

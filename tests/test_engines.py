@@ -18,13 +18,15 @@ from filelock import FileLock, Timeout
 from test_store import PROCESSES
 from victims import HANG
 
-from faeval_core import METHODS, run, runs, Store
-from faeval_core.runs import engines
+from faeval_core import METHODS, Store, run
+from faeval_core.runs import RunsFailed, engines, queue
 from faeval_core.runs.costs import cost_flops
-from faeval_core.runs.engines import opened, Processes, WorkerDied
-from faeval_core.training.execution import threads
-from faeval_core.runs import plan, RunsFailed
+from faeval_core.runs.engines import opened
+from faeval_core.runs.plan import plan
+from faeval_core.runs.processes import Processes, WorkerDied
 from faeval_core.training import Ensemble
+from faeval_core.training.device import resolve_device
+from faeval_core.training.execution import threads
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:run .* is being trained by another process"),
@@ -330,9 +332,9 @@ def test_local_workers_have_the_gpu_that_each_ensemble_asks_for():
 
 def test_the_environment_may_keep_to_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert str(runs.resolve_device()) == "cpu"  # as conftest asks
+    assert str(resolve_device()) == "cpu"  # as conftest asks
     monkeypatch.delenv("FAEVAL_DEVICE")
-    assert str(runs.resolve_device()) == "cuda"
+    assert str(resolve_device()) == "cuda"
 
 
 def test_an_interrupt_does_not_wait_for_what_is_queued(tmp_path):
@@ -389,12 +391,12 @@ def test_a_run_that_fails_fails_alone(store, monkeypatch):
 def test_the_progress_bar_counts_runs_as_they_end(configs, store, monkeypatch):
     counted = []
 
-    class Bar(runs.tqdm):
+    class Bar(queue.tqdm):
         def update(self, n=1):
             if not self.disable:  # those of the ensembles are
                 counted.append(n)
 
-    monkeypatch.setattr(runs, "tqdm", Bar)
+    monkeypatch.setattr(queue, "tqdm", Bar)
     with ThreadPoolExecutor(1) as pool:
         run(configs, store, executor=pool)
     assert sorted(counted) == [1, 2, 3]  # the run that two start from, these, the others

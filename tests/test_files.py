@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 from filelock import FileLock
 
-from faeval_core import run, Store
+from faeval_core import Store, run
 from faeval_core.ground import files
 
 

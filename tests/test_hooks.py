@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import ROUNDING, apart, same, tiny
 
-from faeval_core import LocalMethod, METHODS
-from faeval_core.measure import diagnostics
-from faeval_core.runs import preflight
+from faeval_core import METHODS, LocalMethod, preflight
 from faeval_core.ground.streams import stream
+from faeval_core.measure import diagnostics
 from faeval_core.methods.base import RuleError
-from faeval_core.training import build, Ensemble, fresh_progress, initial, noise, train
+from faeval_core.training import Ensemble, build, fresh_progress, initial, noise, train
+from faeval_core.training.measurement import probe
 
 
 class Exact(LocalMethod):
@@ -141,7 +141,7 @@ def test_rules_without_a_hook_are_asked_as_before(name, monkeypatch, pixels):
     method, _ = build(cfg, (3, 8, 8), 4)
     assert not method.given_x and method.draws == 1
     assert not getattr(method, "learns_elsewhere", False)
-    [(names, groups, _, _)] = Ensemble([cfg], pixels).learning
+    [(names, groups, _)] = Ensemble([cfg], pixels).optimizer.learning
     assert [g.names for g in groups] == ([names] if names else [])
     assert all((g.lr, g.weight_decay) == (1, cfg.weight_decay) for g in groups)
 
@@ -254,9 +254,9 @@ def test_the_optimisers_step_that_is_recorded_is_at_the_rates_of_its_leaves(mine
     mine(Rated)
     ensemble = Ensemble([tiny("mine", options={"factor": 5.0})], pixels64)
     ensemble.run_epoch(2)
-    step = ensemble._last_step(0)
+    step = ensemble.optimizer.direction(0)
     mine(Exact)
-    moments = {k: v["aux.v"][0] for k, v in ensemble.moments.items()}
+    moments = {k: v["aux.v"][0] for k, v in ensemble.optimizer.moments.items()}
     wanted = 5.0 * moments["exp_avg"] / (moments["exp_avg_sq"].sqrt() + 1e-8)
     same(step["aux.v"], wanted)
 
@@ -308,7 +308,7 @@ def test_random_credit_is_averaged_over_the_draws_that_a_rule_declares(mine, pix
     cfg = short()
     ensemble = Ensemble([cfg], pixels64)
     found = ensemble.diagnose(0)
-    method, (p, s), (x, y) = ensemble.method, ensemble.member(0), ensemble.probe("test")
+    method, (p, s), (x, y) = ensemble.method, ensemble.member(0), probe(ensemble, "test")
     hs, logits, gs = diagnostics.gradients(method, p, x, y)
     generator = stream(cfg.seed, "noise.test", 0)
     factors = [1 + 3 * noise(method, cfg, len(y), generator)["xi"] for _ in range(Noisy.draws)]

@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, run, RunConfig, runs, Store
-from faeval_core.settings import identity
-from faeval_core.report.audit import audit
+from faeval_core import METHODS, RunConfig, Store, run
 from faeval_core.config import CHOICES
-from faeval_core.settings.values import Options, plain
 from faeval_core.models import MODELS
 from faeval_core.owncode import is_own
-from faeval_core.report.study import seeds, Study
+from faeval_core import audit
+from faeval_core.report.study import Study, seeds
+from faeval_core.settings import identity
+from faeval_core.settings.values import Options, plain
+from faeval_core.training.device import resolve_device
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 committed = pytest.mark.skipif(
@@ -391,7 +392,7 @@ def test_run_names_what_it_cannot_run(args, more, told):
     [(None, "not None"), ("mps", "unknown device 'mps'"), ("", "unknown device ''")],
 )
 def test_a_device_is_cpu_or_cuda(device, told):
-    refused(lambda: runs.resolve_device(device), told)
+    refused(lambda: resolve_device(device), told)
 
 
 def test_a_store_may_be_a_folder(tmp_path):

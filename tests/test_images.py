@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from faeval_core import data
-from faeval_core.data import trees
 from faeval_core.data import images as reader
+from faeval_core.data import trees
 
 
 def encoded(image, kind, **how):
@@ -773,7 +773,7 @@ def test_a_fault_while_writing_names_path_and_way_out_and_leaves_the_old_copy(
     def fail(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(f"faeval_core.files.os.{place}", fail)
+    monkeypatch.setattr(f"faeval_core.ground.files.os.{place}", fail)
     for register in (
         lambda: data.register_images("pets", small, size=6, progress=False),
         lambda: data.register_arrays(

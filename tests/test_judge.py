@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from faeval_core.measure import judge as judging
 from faeval_core.measure import protocol
 from faeval_core.measure.diagnostics import RESCALE
-from faeval_core.measure.judge import CreditError, judge, LevelError
+from faeval_core.measure.judge import CreditError, LevelError, judge
 
 pytestmark = pytest.mark.numerical
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import ROUNDING, member, same, scramble, tiny
 from torch.func import jacrev
 
-from faeval_core import LocalMethod, Method, METHODS, register
+from faeval_core import METHODS, LocalMethod, Method, register
 from faeval_core.measure import diagnostics
 from faeval_core.methods.base import inner, normalise
 from faeval_core.models.resmlp import ResMLP

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from conftest import ROUNDING, SMALL, UNIT64, float64, member, probe, same, scramble, tiny
 from test_methods import LOCAL, NOT_BLIND, gap, gradient
 
-from faeval_core import data, METHODS, RunConfig
+from faeval_core import METHODS, RunConfig, data
 from faeval_core.measure import diagnostics
 from faeval_core.measure.diagnostics import alignment, gradients
 from faeval_core.models import MODELS
-from faeval_core.training import build, Ensemble, initial
+from faeval_core.training import Ensemble, build, initial
 
 pytestmark = pytest.mark.numerical
 KINDS = {
@@ -209,7 +209,7 @@ def test_autocast_trains_every_model(pixels, monkeypatch, name, method):
     The first loss feels the rounding of at most twelve products in a row, by 2^-9 each of both
     operands.
     """
-    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: False)
+    monkeypatch.setattr("faeval_core.training.execution.onednn_rounds", lambda: False)
     losses = []
     for precision in ("fp32", "bf16"):
         ensemble = Ensemble(

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import PROCESSES
 
-from faeval_core import METHODS, register, run, RunConfig, Store
-from faeval_core.runs import worker
+from faeval_core import METHODS, RunConfig, Store, register, run
 from faeval_core.methods import source
 from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
-from faeval_core.owncode import code_digest, Walk
+from faeval_core.owncode import Walk, code_digest
+from faeval_core.runs import worker
 from faeval_core.runs.parcel import Parcel
 
 COUNT = itertools.count()
@@ -526,7 +526,9 @@ def test_a_worker_with_another_rule_says_so(monkeypatch):
     arrived = Parcel([tiny("signed")])
     arrived.configs, arrived.ids = parcel.configs, parcel.ids
     arrived.packed = b"what has come"
-    monkeypatch.setattr("faeval_core.parcel.unpacked", lambda content: [other, MODELS["resmlp"]])
+    monkeypatch.setattr(
+        "faeval_core.runs.parcel.unpacked", lambda content: [other, MODELS["resmlp"]]
+    )
     with pytest.raises(
         ValueError, match="is of code .* is now other code.*on this worker; restart it"
     ):

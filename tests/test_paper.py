@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faeval_core import RunConfig
-from faeval_core.report import latex, tables
-from faeval_core.measure import protocol
 from faeval_core.ground.files import publish_json, studies
-from faeval_core.measure.stats import Estimate, WORDS
+from faeval_core.measure import protocol
+from faeval_core.measure.stats import WORDS, Estimate
+from faeval_core.report import latex, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ROOT / "paper"

@@ -537,9 +537,9 @@ def test_it_says_what_will_happen_how_far_it_is_and_what_to_open(tmp_path, launc
 def test_time_left_goes_by_what_has_ended_and_half_of_what_runs(costs, elapsed, data):
     names = [str(i) for i in range(len(costs))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("faeval_core.progress.time.monotonic", lambda: 0.0)
+        patch.setattr("faeval_core.report.progress.time.monotonic", lambda: 0.0)
         line = Progress(names, dict(zip(names, costs)), plain=True)
-        patch.setattr("faeval_core.progress.time.monotonic", lambda: elapsed)
+        patch.setattr("faeval_core.report.progress.time.monotonic", lambda: elapsed)
         done = data.draw(st.integers(1, len(names) - 1))
         running = data.draw(st.integers(0, len(names) - done))
         for name in names[: done + running]:

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny
 
-from faeval_core import data, LocalMethod, Method, METHODS, run
-from faeval_core.runs import preflight
+from faeval_core import METHODS, LocalMethod, Method, data, preflight, run
 from faeval_core.methods.base import RuleError
 from faeval_core.methods.cb import CreditBridge
 from faeval_core.methods.dfa import DFA

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
-from faeval_core.report import figures, latex, tables
 from faeval_core.ground import files
 from faeval_core.measure import protocol, stats
+from faeval_core.report import figures, latex, tables
 from faeval_core.report.audit import Audit
-from faeval_core.runs.store import RunRecord
 from faeval_core.report.study import Study
+from faeval_core.runs.store import RunRecord
 
 # the same cases everywhere, however slow the machine
 DRAWN = settings(deadline=None, derandomize=True, max_examples=60)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import ROUNDING, SMALL, float64, full, member, tiny
 
-from faeval_core import data, METHODS, Model, register_model, run
-from faeval_core.runs import preflight
+from faeval_core import METHODS, Model, data, preflight, register_model, run
 from faeval_core.__main__ import main
 from faeval_core.methods.base import RuleError
 from faeval_core.models import MODELS
@@ -150,7 +149,7 @@ def test_the_command_line_takes_a_model_from_a_file(tmp_path, monkeypatch, capsy
     assert record.config.model == "doubled" and record.config.code
     row = {"label": "x", "config": record.config.to_dict(), "id": record.config.id}
     study = {"runs": [row | {"status": "complete", "flops": 1.0}]}
-    monkeypatch.setattr("faeval_core.commands.studies", lambda root: {"20_own": study})
+    monkeypatch.setattr("faeval_core.cli.commands.studies", lambda root: {"20_own": study})
     del MODELS["doubled"]  # as in a process that does not know it
     assert main(["status"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["20_own", "1", "1", "0"]

@@ -11,9 +11,9 @@ import torch
 from conftest import SMALL, float64, tiny
 
 import faeval_core
-from faeval_core import run, RunConfig, runs, Store
-from faeval_core.runs import provenance, worker
-from faeval_core.runs.store import rounded
+from faeval_core import RunConfig, Store, run
+from faeval_core.runs import provenance, queue, worker
+from faeval_core.runs.record import rounded
 from faeval_core.training import DiagnosisFailed, Ensemble
 
 
@@ -29,7 +29,7 @@ def test_a_record_does_not_depend_on_company(tmp_path):
 
 @pytest.mark.parametrize("able, by", [(True, "oneDNN"), (False, "autocast")])
 def test_a_record_tells_what_took_its_products(store, monkeypatch, able, by):
-    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: able)
+    monkeypatch.setattr("faeval_core.training.execution.onednn_rounds", lambda: able)
     full, half = run([tiny("dfa"), tiny("dfa", precision="bf16")], store, progress=False)
     assert (full.provenance["products"], half.provenance["products"]) == ("BLAS", by)
     assert able or half.curves["train_loss"] != full.curves["train_loss"]
@@ -111,12 +111,17 @@ def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
 
 @pytest.mark.parametrize(
     "name, counts",
-    [("methods/fa.py", True), ("diagnostics.py", True), ("figures.py", False), ("new.py", True)],
+    [
+        ("methods/fa.py", True),
+        ("measure/diagnostics.py", True),
+        ("training/new.py", True),
+        ("runs/worker.py", True),
+        ("runs/store.py", False),
+        ("report/figures.py", False),
+    ],
 )
 def test_the_source_that_is_told_is_that_of_the_numbers(name, counts):
-    """Without comments and docstrings; a module that is new counts until it is named among those
-    that only report.
-    """
+    """Without comments and docstrings; what only checks, keeps, sends or shows does not count."""
     before = provenance.LOADED
     told = provenance.source_digest(before)
     commented = b'"""Another docstring."""  # and a comment\n\n'
@@ -182,14 +187,14 @@ def test_checkpoints_of_different_epochs_are_never_mixed(store, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(configs, store, progress=False)
     monkeypatch.setattr(Ensemble, "run_epoch", real)
-    plan = runs.plan
+    plan = queue.plan
 
     def plan_then_lose(*args):
         groups = plan(*args)
         store.checkpoint_path(configs[1]).unlink()
         return groups
 
-    monkeypatch.setattr(runs, "plan", plan_then_lose)
+    monkeypatch.setattr(queue, "plan", plan_then_lose)
     assert [r.checksum for r in run(configs, store, progress=False)] == [r.checksum for r in whole]
 
 

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from victims import HANG
 
-from faeval_core import data, METHODS, run, RunConfig, RunRecord, runs, Store
-from faeval_core.runs import worker
-from faeval_core.runs import store as store_module
+from faeval_core import METHODS, RunConfig, RunRecord, Store, run
+from faeval_core.data import datasets
 from faeval_core.ground.files import publish, publish_json, publish_tensors
-from faeval_core.runs.store import RecordRefused, rounded, StoreFault
+from faeval_core.runs import queue, tensor_files, worker
+from faeval_core.runs import store as store_module
+from faeval_core.runs.record import RecordRefused, StoreFault, rounded
+from faeval_core.training.device import resolve_device
 
 # A server process that has imported everything once and forks the processes that these tests kill.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -184,7 +186,7 @@ def test_a_misspelt_field_or_dataset_is_named(store):
     with pytest.warns(UserWarning, match="1 runs are left out: .*'blobz'; did you mean 'blobs'"):
         assert run([tiny(dataset="blobz")], store, progress=False) == [None]
     with pytest.raises(ValueError, match="unknown device 'gpu0'; use auto, cpu or cuda"):
-        runs.resolve_device("gpu0")
+        resolve_device("gpu0")
 
 
 # -- records
@@ -303,7 +305,7 @@ def test_a_record_of_something_else_is_neither_used_nor_replaced(store, change, 
     path, made = store.record_path(cfg), store.get(cfg)
     kept = resigned(path, change)
     way_out = "use another results folder, or move it away to train it anew"
-    monkeypatch.setattr(runs, "_train_wave", None)  # nothing is trained in vain
+    monkeypatch.setattr(queue, "_train_wave", None)  # nothing is trained in vain
     for act in (
         lambda: run([cfg], store),
         lambda: store.get(cfg),
@@ -385,7 +387,7 @@ def test_a_checkpoint_from_before_headers_were_covered_is_made_anew_and_a_snapsh
     tensors = {"a": torch.ones(2)}
     for meta, kept in (({"epoch": 2, "progress": {}}, False), ({"epoch": 2}, True)):
         path = store.snapshot_path(tiny(), 2)
-        publish_tensors(path, tensors, meta | {"digest": store_module._digest(tensors)})
+        publish_tensors(path, tensors, meta | {"digest": tensor_files._digest(tensors)})
         with (
             nullcontext()
             if kept
@@ -396,12 +398,12 @@ def test_a_checkpoint_from_before_headers_were_covered_is_made_anew_and_a_snapsh
 
 def test_images_are_hashed_once_and_so_is_a_snapshot_that_is_asked_for(store, blobs, monkeypatch):
     hashed = []
-    monkeypatch.setattr(data, "digest", lambda parts: hashed.append("images") or "0" * 64)
+    monkeypatch.setattr(datasets, "digest", lambda parts: hashed.append("images") or "0" * 64)
     copy = dataclasses.replace(blobs)
     assert copy.fingerprint == copy.fingerprint and hashed == ["images"]
-    path, real = store.snapshot_path(tiny(), 2), store_module._digest
+    path, real = store.snapshot_path(tiny(), 2), tensor_files._digest
     monkeypatch.setattr(
-        store_module, "_digest", lambda tensors: hashed.append("tensors") or real(tensors)
+        tensor_files, "_digest", lambda tensors: hashed.append("tensors") or real(tensors)
     )
     assert not store.has_tensors(path)
     store.save_tensors(path, {"a": torch.ones(2)}, {"epoch": 2})
@@ -451,7 +453,7 @@ def test_reading_never_trains(store, monkeypatch):
     monkeypatch.delenv("FAEVAL_TRAIN")
     made = run([cfg], store, progress=False)
     monkeypatch.setenv("FAEVAL_TRAIN", "0")
-    monkeypatch.setattr(runs, "_train_wave", None)
+    monkeypatch.setattr(queue, "_train_wave", None)
     assert run([cfg], store) == made
 
 

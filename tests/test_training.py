@@ -15,16 +15,17 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from victims import HANG
 
-from faeval_core import data, LocalMethod, METHODS
+from faeval_core import METHODS, LocalMethod, data
+from faeval_core.training import Ensemble, build, initial
 from faeval_core.training.execution import (
     EAGER,
+    arithmetic,
     by_onednn,
+    flushes_denormals,
     onednn_rounds,
-    prepare,
     replayed,
     threads,
 )
-from faeval_core.training import build, Ensemble, initial
 
 SOLO = [  # what may differ inside one ensemble
     tiny("dfa", seed=1, penalty=1e-2),
@@ -263,7 +264,7 @@ def test_a_member_equals_its_solo_run_in_any_order_and_company(pixels64):
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    monkeypatch.setattr("faeval_core.training.gradients.compiled", lambda f: f)
 
 
 @pytest.mark.numerical
@@ -489,8 +490,8 @@ def test_a_compiled_gradient_agrees_with_the_uncompiled_one(
 def test_onednn_takes_what_it_is_to_round_and_in_long_runs_what_it_is_not(
     pixels, monkeypatch, rounds, precision, fused
 ):
-    monkeypatch.setattr("faeval_core.execution.onednn_rounds", lambda: rounds)
-    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    monkeypatch.setattr("faeval_core.training.execution.onednn_rounds", lambda: rounds)
+    monkeypatch.setattr("faeval_core.training.gradients.compiled", lambda f: f)
     ensemble, seen = Ensemble([tiny("dfa", precision=precision)], pixels, fused=fused), []
     surrogate = METHODS["dfa"].surrogate
 
@@ -686,7 +687,7 @@ def test_every_rule_that_trains_in_turn_trains_on_every_path(pixels64, monkeypat
     monkeypatch.setitem(
         METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": UNBATCHED[kind]})
     )
-    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    monkeypatch.setattr("faeval_core.training.gradients.compiled", lambda f: f)
     configs = [tiny("mine", seed=s, epochs=1) for s in (1, 2)]
     alone = trained(configs, pixels64, driver="loop")
     with pytest.warns(UserWarning, match="'mine' cannot be batched, so its members train in turn"):
@@ -706,16 +707,43 @@ def test_a_fault_that_batches_have_no_part_in_is_told_as_it_is(
     monkeypatch.setitem(
         METHODS, "mine", type("Mine", (LocalMethod,), {"name": "mine", "credit": fails})
     )
-    monkeypatch.setattr("faeval_core.training.compiled", lambda f: f)
+    monkeypatch.setattr("faeval_core.training.gradients.compiled", lambda f: f)
     with pytest.raises(ZeroDivisionError, match="of the rule"):
         trained([tiny("mine")], pixels, driver=driver, fused=fused)
     assert not recwarn.list
 
 
 def test_no_product_is_rounded_to_tf32_on_the_word_of_the_environment():
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    prepare()
-    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        with arithmetic():
+            assert not matmul.allow_tf32 and not cudnn.allow_tf32
+        assert matmul.allow_tf32 and cudnn.allow_tf32
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+def test_training_leaves_the_process_as_it_was(pixels, flushes):
+    """A library of somebody else's process: all that a run sets is set again after it."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def now():
+        return [(s.allow_tf32, getattr(s, "deterministic", None)) for s in settings]
+
+    torch.set_flush_denormal(flushes)
+    try:
+        before = now()
+        ensemble = Ensemble([tiny()], pixels)
+        ensemble.run_epoch(2)
+        ensemble.diagnose(0)
+        assert now() == before and flushes_denormals() == flushes
+        with arithmetic():
+            assert flushes_denormals()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_training_goes_on_eagerly_where_no_step_can_be_recorded():
@@ -796,7 +824,7 @@ def test_cosine_schedule_per_epoch(pixels):
     seen = []
     for _ in range(4):
         ensemble.run_epoch()
-        seen.append(ensemble.lr.item())
+        seen.append(ensemble.optimizer.lr.item())
     assert seen == pytest.approx(
         [0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)], rel=ROUNDING
     )

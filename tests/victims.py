@@ -10,10 +10,10 @@ import time
 import torch
 from filelock import FileLock
 
-from faeval_core import METHODS, run, Store
+from faeval_core import METHODS, Store, run
+from faeval_core.ground.files import publish_json
 from faeval_core.runs import worker
 from faeval_core.runs.engines import Processes
-from faeval_core.ground.files import publish_json
 from faeval_core.training import Ensemble
 
 ON_FILES = "mkdir open write flush fsync __exit__ close replace rename unlink rmdir".split()

@@ -3,6 +3,7 @@ own, and the batches that training takes of them.
 """
 
 from .datasets import (
+    BUILT_IN,
     CIFAR_STATS,
     Dataset,
     DatasetMissing,
@@ -16,6 +17,7 @@ from .pixels import Pixels
 from .registration import register_arrays, register_images
 
 __all__ = [
+    "BUILT_IN",
     "CIFAR_STATS",
     "Dataset",
     "DatasetMissing",

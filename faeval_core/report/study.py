@@ -15,7 +15,8 @@ from ..ground.files import publish_json
 from ..measure import stats
 from ..measure.stats import Bound, Estimate
 from ..runs import costs
-from ..runs.store import Store, rounded
+from ..runs.record import rounded
+from ..runs.store import Store
 from . import figures, tables
 
 

@@ -68,6 +68,7 @@ class Training:
         self.code = made_by()  # before training, that it be of the code that trains
         self.store, self.size, self.epochs = store, len(configs), configs[0].epochs
         self.last, self.wanted = max(wanted, default=self.epochs), {*wanted, self.epochs}
+        self.diagnosed = {*configs[0].diagnose, self.epochs}
         self.lacking = {c for c in configs if not store.has(c)}
         # on CUDA, steps are recorded
         self.fused = pixels.device.type == "cpu" and cost_flops(configs[0]) > FUSE_FLOPS
@@ -115,8 +116,9 @@ class Training:
         """Keep what this epoch is to leave of each member."""
         ensemble, epoch = self.ensemble, self.ensemble.epoch
         due = epoch == self.last or time.monotonic() - self.saved > CHECKPOINT_SECONDS
-        diagnosed = epoch in (*ensemble.configs[0].diagnose, self.epochs)
-        measured = [not diagnosed or str(epoch) in r["diagnostics"] for r in self.results]
+        measured = [
+            epoch not in self.diagnosed or str(epoch) in r["diagnostics"] for r in self.results
+        ]
         for m, (c, result) in enumerate(zip(ensemble.configs, self.results)):
             done = epoch == self.epochs and measured[m]
             goes_on = c in self.lacking and not done and epoch > 0

@@ -34,7 +34,8 @@ class Ensemble(Stepper):
         precision = self.configs[0].precision
         self.onednn = takes_onednn(precision, self.device, fused)
         autocast = precision == "bf16" and not self.onednn
-        self.gradients = Gradients(self.method, self.driver, fused, autocast, self.onednn)
+        self.gradient = Gradients(self.method, self.driver, fused, autocast, self.onednn)
+        self.during = self.gradient.during
         self._begin_epoch()
 
     def bind(self):

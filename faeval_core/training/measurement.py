@@ -59,7 +59,7 @@ def auxiliary_directions(ensemble, m: int) -> list[torch.Tensor] | None:
     (p, s), (x, y) = ensemble.member(m), probe(ensemble, "test")
     cfg, model = ensemble.configs[m], ensemble.model
     hs = model.states(p, model.embed(p, x))
-    method = ensemble.gradients.during(Phase(fits=False))
+    method = ensemble.during(Phase(fits=False))
     s = s | noise(method, cfg, len(y), ensemble.generator(cfg, "noise.trace"))
     aux = method.parts(p, s, hs, model.readout(p, hs[-1]), y).get("aux")
     return aux and [unit(a).flatten(1).mean(0) / a[0].numel() ** 0.5 for a in aux]
@@ -74,7 +74,7 @@ def diagnose(ensemble, m: int) -> dict:
     test, train = (probe(ensemble, split) for split in ("test", "train"))
     phase = ensemble.method.phase_of(cfg, max(0, ensemble.epoch - 1))  # of the epoch that is over
     # none of this is about how an auxiliary net learns
-    method = ensemble.gradients.during(replace(phase, fits=False))
+    method = ensemble.during(replace(phase, fits=False))
 
     def seen(name, batch):
         """The state, with noise that this measurement alone sees."""

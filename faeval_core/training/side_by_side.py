@@ -13,12 +13,11 @@ from .execution import threads
 def side_by_side(act, batches, workers: int) -> torch.Tensor:
     """act(m, x, y) for each batch (x, y) of each member; what it returned, (steps, member).
 
-    batches: an iterator for each member, of as many as the others'. There are `workers` threads
-    for it. One that is free takes the next step of the member that is furthest behind, so that all
-    end together, however many members there are.
+    batches: a list with an iterator for each member, of as many as the others'; it is left with
+    none. There are `workers` threads. One that is free takes the next step of the member that is
+    furthest behind, so that all end together, however many members there are.
     """
     returned, waiting = [[] for _ in batches], PriorityQueue()
-    batches = list(batches)
     for m in range(len(batches)):
         waiting.put((0, m))
 

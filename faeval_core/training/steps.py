@@ -55,8 +55,8 @@ class Stepper(Members):
             except Exception as e:
                 # raised while the gradient is taken, before anything has changed
                 reason = e
-            self.driver = self.gradients.driver = "loop"
-            self.gradients.gradients.clear()
+            self.driver = self.gradient.driver = "loop"
+            self.gradient.gradients.clear()
             # which fails where batches are not the reason
             losses = self.in_turn(group, x, y, drawn)
             told = (
@@ -72,7 +72,7 @@ class Stepper(Members):
 
     def noise(self, m, batch):
         """Noise of member m for its next step."""
-        method = self.gradients.during(self.phase[m])
+        method = self.during(self.phase[m])
         return noise(method, self.configs[m], batch, self.generators[m])
 
     def advance(self, m, x, y, noise):
@@ -82,7 +82,7 @@ class Stepper(Members):
         phase = self.phase[m]
         with self.compiling[phase]:
             state = {k: v[m] for k, v in self.state.items()} | noise
-            grads, (loss, changed) = self.gradients(
+            grads, (loss, changed) = self.gradient(
                 self.leaves[m], self.fixed[m], state, x, y, phase
             )
             self.compiling[phase] = nullcontext()
@@ -96,7 +96,7 @@ class Stepper(Members):
         """
         params, state = ({k: v[at] for k, v in part.items()} for part in (self.params, self.state))
         trained = {k: params.pop(k) for k in self.trained}
-        grads, (losses, changed) = self.gradients(
+        grads, (losses, changed) = self.gradient(
             trained, params, state | inputs, inputs["x"], inputs["y"], phase
         )
         for i, m in enumerate(members):

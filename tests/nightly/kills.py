@@ -31,7 +31,7 @@ import torch
 import victims
 from test_store import PROCESSES
 
-from faeval_core import METHODS, run, RunConfig, Store
+from faeval_core import METHODS, RunConfig, Store, run
 from faeval_core.ground.checks import check_known
 
 # What is imported before the processes are forked is not what the kills hit.
