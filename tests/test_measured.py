@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_judge import LEVELS, WRITERS, Stream, bp, samples
 
+from faeval_core import judge
 from faeval_core.__main__ import main
 from faeval_core.measure import protocol
-from faeval_core import judge
 from faeval_core.measure.measured import KNOWN, STATUS, verdict_from
 
 SOUND = {

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.clientwrap import PapermillNotebookClient
 
-from faeval_core.report import kernels, pipeline, progress
+from faeval_core.report import kernels, outputs, parameters, pipeline, progress
+from faeval_core.report.outputs import merged
+from faeval_core.report.parameters import SMOKE
 from faeval_core.report.progress import Progress
 
 PARAMETERS = """dataset = "cifar10-jpeg75"
@@ -129,9 +131,7 @@ def test_manifest_says_what_was_done(faulty):
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == manifest
     good = row(manifest, "01_good")
     assert good["error"] is None and good["seconds"] > 0
-    assert (
-        good["parameters"]["epochs"] == pipeline.SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
-    )
+    assert good["parameters"]["epochs"] == SMOKE["epochs"] and good["parameters"]["lr"] == 0.1
     assert {p.name for p in out.glob("*.ipynb")} == {
         f"{r['name']}.ipynb" for r in manifest["notebooks"]
     }
@@ -147,7 +147,7 @@ def test_smoke_runs_on_digits_in_this_interpreter_and_leaves_the_committed_resul
     assert seen == [
         "digits",
         [42, 123],
-        pipeline.SMOKE["epochs"],
+        SMOKE["epochs"],
         True,
         None,
         sys.executable,
@@ -250,28 +250,28 @@ def test_a_value_goes_only_to_the_notebooks_that_declare_it(tmp_path):
         "12_mode1",
         parameters='results = "../results"\nfigures = "../figures"\ntrain = True',
     )
-    (_, audit, values), (_, mode1, _) = pipeline.prepare(
+    (_, audit, values), (_, mode1, _) = parameters.prepare(
         tmp_path, "smoke", None, {"gamma": 2, "lr": 1, "epochs": 7}
     )
     assert audit["gamma"] == 2 and audit["lr"] == 1 and audit["epochs"] == 7
     # by the profile's `epochs` and `depths`
     by_suffix = audit["table_epochs"], audit["sweep_depths"]
-    assert by_suffix == (pipeline.SMOKE["epochs"], [2, 3])
+    assert by_suffix == (SMOKE["epochs"], [2, 3])
     assert values["seeds"] == [42, 123] and mode1 == {**folders, "train": True}
 
 
 def test_paper_does_not_train_unless_asked(tmp_path):
     notebook(tmp_path, "11_audit")
-    assert pipeline.prepare(tmp_path, "paper", None, {})[0][1] == {"train": False}
-    assert pipeline.prepare(tmp_path, "paper", None, {"train": True})[0][1] == {"train": True}
+    assert parameters.prepare(tmp_path, "paper", None, {})[0][1] == {"train": False}
+    assert parameters.prepare(tmp_path, "paper", None, {"train": True})[0][1] == {"train": True}
 
 
 @pytest.mark.parametrize("name", ["11_audit", "11_audit.ipynb", "11", "audit"])
 def test_notebooks_are_picked_by_stem_number_or_title(tmp_path, name):
     for stem in ("12_mode1", "11_audit", "00_tour"):
         notebook(tmp_path, stem)
-    assert [p.stem for p in pipeline.select(tmp_path, [name])] == ["11_audit"]
-    assert [p.stem for p in pipeline.select(tmp_path, ["mode1", "00"])] == ["00_tour", "12_mode1"]
+    assert [p.stem for p in parameters.select(tmp_path, [name])] == ["11_audit"]
+    assert [p.stem for p in parameters.select(tmp_path, ["mode1", "00"])] == ["00_tour", "12_mode1"]
 
 
 @pytest.mark.parametrize("folder", ["results", "results/sub", "figures"])
@@ -351,12 +351,12 @@ def test_the_summary_is_written_back_with_the_notebooks_that_it_runs(tmp_path):
 
 def test_write_back_is_for_the_committed_parameters_and_the_cells_that_ran(tmp_path, launched):
     path = notebook(tmp_path, "11_audit")
-    for profile, parameters in (("smoke", {}), ("paper", {"epochs": 3})):
+    for profile, asked in (("smoke", {}), ("paper", {"epochs": 3})):
         with pytest.raises(ValueError, match="written back"):
-            pipeline.reproduce(profile, parameters=parameters, write_back=True, root=tmp_path)
+            pipeline.reproduce(profile, parameters=asked, write_back=True, root=tmp_path)
     copy = notebook(tmp_path / "copy", "11_audit", "other = 1")
     with pytest.raises(ValueError, match="was edited while it ran"):
-        pipeline.put_back(path, copy)
+        outputs.put_back(path, copy)
     assert not launched
 
 
@@ -442,7 +442,7 @@ def test_an_interrupt_ends_what_runs_beside(tmp_path, monkeypatch):
 def test_no_kernel_starts_after_an_interrupt(tmp_path, monkeypatch):
     notebook(tmp_path, "11_audit")
     monkeypatch.setattr(pipeline.Kernel, "begun", [])
-    plan = pipeline.prepare(tmp_path, "smoke", None, {})
+    plan = parameters.prepare(tmp_path, "smoke", None, {})
     pipeline.Kernel.end_all()
     path, passed, _ = plan[0]
     error = pipeline.execute(path, passed, tmp_path / "copy.ipynb", progress=False)
@@ -555,8 +555,8 @@ def test_every_committed_notebook_takes_both_profiles_and_has_a_time():
     stems = [p.stem for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))]
     if not stems:
         pytest.skip("a copy without notebooks")
-    for profile in pipeline.PROFILES:
-        assert [p.stem for p, *_ in pipeline.prepare(root, profile, None, {})] == stems
+    for profile in parameters.PROFILES:
+        assert [p.stem for p, *_ in parameters.prepare(root, profile, None, {})] == stems
     assert list(progress.SECONDS) == stems
 
 
@@ -584,7 +584,7 @@ def test_prints_of_a_cell_become_one(drawn):
         new_output("stream", name=n, text=t) if n else new_output("display_data", {"text/plain": t})
         for n, t in drawn
     ]
-    found = pipeline.merged(outputs)
+    found = merged(outputs)
     assert [o.name for o in found if "name" in o] == list(dict.fromkeys(n for n, _ in drawn if n))
     assert [o.data["text/plain"] for o in found if "data" in o] == [t for n, t in drawn if not n]
     for o in found:

@@ -5,6 +5,7 @@ refused by its name.
 import math
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 SWITCHES = {
@@ -69,3 +70,15 @@ def expanded(path) -> Path:
         raise ValueError(
             f"{told}; set HOME, and FAEVAL_DATA to a folder for images if they are not to go there"
         ) from e
+
+
+@contextmanager
+def changed(values: dict[str, str]):
+    """The environment with these variables, which is inherited by what starts meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -6,202 +6,33 @@ killed. So a notebook counts as complete when it ran without an error and its la
 printed `<stem>: done`.
 """
 
-import ast
-import dataclasses
 import os
 import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from unittest.mock import patch
 
 import nbclient
 import nbformat
 import papermill
 from traitlets.config import Config
 
-from .. import __version__, data
-from ..config import CHOICES, RunConfig
+from .. import __version__
 from ..ground import environment
-from ..ground.checks import check_known, checked
 from ..ground.files import check_writable, publish, publish_json, studies
 from ..runs import backlog
 from ..runs.store import Store
-from ..training.device import resolve_device
 from . import latex, readme, tables
 from .kernels import CAN_FORK, ForkedKernel, Kernel
+from .outputs import code, put_back, put_outputs
+from .parameters import FOLDERS, prepare, select
 from .progress import Progress, closing, expected, opening
 
-FOLDERS = ("results", "figures")
-SMOKE = {
-    "dataset": "digits",
-    "width": 32,
-    "depth": 3,
-    "depths": [2, 3],
-    "epochs": 3,
-    "augment": False,
-    "seeds": [42, 123],
-}
-SMOKE |= {
-    "branches": ["zero_target"],
-    "mixes": ["raw"],
-    "snapshots": [0.5, 1.0],
-    "models": ["studentnet"],
-    "levels": ["a_l"],
-}
-SMOKE |= {
-    "rules": ["dfa", "sb"],
-    "penalties": [0.0, 0.01],
-    "treatments": ["own rule", "random init"],
-}
-# for the synthetic students
-SMOKE |= {"size": "-small", "alphas": [0.0, 1.0], "tgws": [0.0, 1.0], "wrs": [0.0, 0.5]}
-SMOKE |= {"train": True, "results": "../smoke/results", "figures": "../smoke/figures"}
-# values for the parameters of these names and for those that end in _<name>, as in table_epochs
-PROFILES = {"paper": {"train": False}, "smoke": SMOKE}
 FORKING_PAYS = 8  # notebooks from which on one import for all of them is quicker
 MOST = 8  # notebooks at a time, as each kernel holds most of a gigabyte
 # else ipykernel warns of plain-text local sockets
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
-
-
-def select(root: Path, names=None) -> list[Path]:
-    """Notebooks of root/notebooks in order; `names` picks by stem (11_audit), number (11) or title
-    (audit).
-    """
-    known = {
-        name: p
-        for p in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-        for name in (p.stem, *p.stem.split("_", 1))
-    }
-    if not known:
-        raise FileNotFoundError(
-            f"no notebooks in {root / 'notebooks'}; run this from a clone of the repository"
-        )
-    wanted = [Path(name).stem for name in names or known]
-    check_known("notebook", wanted, known)
-    return sorted({known[name] for name in wanted})
-
-
-def declared(path: Path) -> dict:
-    """Name -> default of a notebook's cell tagged `parameters`, which holds assignments of plain
-    literals and nothing else.
-    """
-    found = {}
-    try:
-        (cell,) = [
-            c
-            for c in nbformat.read(path, as_version=4).cells
-            if "parameters" in c.metadata.get("tags", ())
-        ]
-        for node in ast.parse(cell.source).body:
-            (target,) = node.targets
-            found[target.id] = ast.literal_eval(node.value)
-    except (AttributeError, SyntaxError, TypeError, ValueError) as e:
-        raise ValueError(
-            f"{path} needs exactly one cell tagged 'parameters', of lines `name = plain "
-            f"literal` ({e})"
-        ) from e
-    return found
-
-
-def fits(value, default) -> bool:
-    """Whether a value is of the type of a notebook's default: anything for None, an int too for a
-    float, lists item by item.
-    """
-    if isinstance(default, list):
-        return isinstance(value, list) and all(fits(v, d) for d in default[:1] for v in value)
-    return (
-        default is None
-        or type(value) is type(default)
-        or (type(value), type(default)) == (int, float)
-    )
-
-
-FIELDS = {f.name: f.default for f in dataclasses.fields(RunConfig)}
-# of parameters that are fields by another name
-NAMES = {"dim": "width", "rules": "method", "penalties": "penalty"}
-
-
-def check_value(name: str, value) -> None:
-    """Raise ValueError for a value that no run can take: of a list, none or one twice; of a field
-    of RunConfig, as `epochs` and `fit_epochs` or, one by one, `depths` are, what the field does not
-    take.
-    """
-    if isinstance(value, list):
-        if not value or len(set(map(repr, value))) < len(value):
-            raise ValueError(f"{name} must be one or more values, each of them once, not {value}")
-    last = name.rpartition("_")[2]
-    for word in (name, last, NAMES.get(last), last.removesuffix("s")):
-        if word in FIELDS:
-            for each in value if isinstance(value, list) else [value]:
-                check_field(word, each, name)
-            return
-
-
-def check_field(field: str, value, name: str) -> None:
-    """Raise ValueError, under the name of a parameter, for a value that this field of RunConfig
-    does not take.
-    """
-    default = FIELDS[field]
-    if field in CHOICES:
-        check_known(name, [value], CHOICES[field])
-    elif type(default) in (bool, int, float):
-        checked(name, value, default, least=1 if type(default) is int and field != "seed" else 0)
-
-
-def prepare(root: Path, profile: str, notebooks, given: dict) -> list[tuple[Path, dict, dict]]:
-    """(notebook, parameters to pass, all its parameters) in order; every mistake is found here,
-    before anything starts.
-    """
-    check_known("profile", [profile], PROFILES)
-    cells = {p: declared(p) for p in select(root, notebooks)}
-    check_known("notebook parameter", given, {name for cell in cells.values() for name in cell})
-    if "dataset" in given:
-        data.check_name(given["dataset"], root / "results")
-    resolve_device(given.get("device", "auto"))
-    environment.training()
-    environment.check_threads()
-    given = given | {
-        name: str(Path(str(given[name])).resolve()) for name in FOLDERS if name in given
-    }
-    plan = []
-    for path, cell in cells.items():
-        if missing := {*FOLDERS, "train"} - cell.keys():
-            raise ValueError(
-                f"notebook {path.stem} lacks parameters that every notebook needs: "
-                f"{', '.join(sorted(missing))}"
-            )
-        passed = {
-            k: v
-            for k in cell
-            if (v := given.get(k, PROFILES[profile].get(k.rpartition("_")[2]))) is not None
-        }
-        for name, value in passed.items():
-            if not fits(value, cell[name]):
-                raise ValueError(
-                    f"parameter {name!r} of notebook {path.stem} must be like {cell[name]!r}, "
-                    f"not {value!r}"
-                )
-            if name in given:
-                check_value(name, value)
-        for name in FOLDERS:
-            if profile == "smoke" and (path.parent / passed[name]).resolve().is_relative_to(
-                root / name
-            ):
-                raise ValueError(
-                    f"smoke results must not land in {root / name}; choose another folder for "
-                    f"{name!r}"
-                )
-        plan.append((path, passed, cell | passed))
-    return plan
-
-
-def code(nb) -> list:
-    """The code cells of a notebook or executed copy, without the one that papermill adds."""
-    cells = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
-    return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", ())]
 
 
 def execute(
@@ -253,52 +84,6 @@ def execute(
     started = [c.source for c in cells if c.metadata.papermill.start_time]
     where = {"cell": len(started), "source": started[-1] if started else ""}
     return where | {"error": " ".join(error.split()), "traceback": traceback[-15:]}
-
-
-def merged(outputs) -> list:
-    """Outputs of a cell with all that it printed in one, where its first print stood, as a terminal
-    shows it: of a line that carriage returns overwrite, the last state."""
-    found, printed = [], {}
-    for output in outputs:
-        first = (
-            printed.setdefault(output["name"], output)
-            if output["output_type"] == "stream"
-            else output
-        )
-        if first is output:
-            found.append(output)
-        else:
-            first["text"] += output["text"]
-    # not by nbclient, whose time goes with the square of a line's length
-    for output in printed.values():
-        lines = output["text"].split("\n")
-        output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-    return found
-
-
-def put_back(path: Path, copy: Path) -> None:
-    """Put the outputs of an executed copy, less stderr and widgets, into its notebook; all else
-    there stays as it is.
-    """
-    put_outputs(path, nbformat.read(copy, as_version=4))
-
-
-def put_outputs(path: Path, ran, besides="") -> None:
-    """Put the outputs of a notebook that ran into the one at `path`, but for the cell `besides`."""
-    nb = nbformat.read(path, as_version=4)
-    if [c.source for c in code(nb)] != [c.source for c in code(ran)]:
-        raise ValueError(f"{path.name} was edited while it ran; its outputs are not written back")
-    widget = "application/vnd.jupyter.widget-view+json"
-    for count, (cell, done) in enumerate(zip(code(nb), code(ran)), 1):
-        shown = [
-            o for o in done.outputs if o.get("name") != "stderr" and widget not in o.get("data", ())
-        ]
-        if cell.source != besides:
-            cell.outputs = merged(shown)
-        for part in (cell, *cell.outputs):
-            if "execution_count" in part:
-                part.execution_count = count
-    publish(path, nbformat.writes(nb) + "\n")
 
 
 def write_summary(root: Path, manifest: dict) -> None:
@@ -394,7 +179,7 @@ def reproduce(
     of complete notebooks into notebooks/*.ipynb (paper profile with its own parameters only).
     progress: show what the notebooks write to stderr.
     """
-    root = Path(root or Path(__file__).parents[1]).resolve()
+    root = Path(root or Path(__file__).parents[2]).resolve()
     plan = prepare(root, profile, notebooks, parameters or {})
     if write_back and (profile != "paper" or set(parameters or ()) - {"train", "device"}):
         raise ValueError(
@@ -415,13 +200,13 @@ def reproduce(
     seconds = expected([path.stem for path, *_ in plan], profile, trains)
     print(opening(profile, seconds, len(plan), side_by_side), flush=True)
     # whatever the notebook forgets
-    environment = {} if trains else {"FAEVAL_TRAIN": "0"}
+    added = {} if trains else {"FAEVAL_TRAIN": "0"}
     # the package that runs the notebooks is the one that they import
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    added["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # nets so small that two threads would only wait
-    environment |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
-    with patch.dict(os.environ, environment):
+    added |= {"OMP_NUM_THREADS": "1"} if profile == "smoke" else {}
+    with environment.changed(added):
         forks = CAN_FORK and profile == "smoke" and len(plan) >= FORKING_PAYS
         kernel = ForkedKernel if forks else Kernel
         rows = execute_all(plan, out, seconds, side_by_side, write_back, progress, kernel)
