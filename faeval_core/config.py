@@ -82,29 +82,7 @@ class RunConfig(Settings):
         object.__setattr__(self, "diagnose", checked_epochs(self.diagnose, self.epochs))
         if self.code is None:
             object.__setattr__(self, "code", self.code_now())
-        if not isinstance(self.upstream, RunConfig | None):
-            way_out = (
-                "; RunConfig.from_dict makes one of a dict"
-                if isinstance(self.upstream, dict)
-                else ""
-            )
-            raise ValueError(
-                f"upstream must be a RunConfig or None, not {self.upstream!r}{way_out}"
-            )
-        if self.upstream is None and self.upstream_epoch:
-            raise ValueError(
-                f"upstream_epoch {self.upstream_epoch} is given without an upstream run"
-            )
-        if self.upstream is not None and not 0 < self.upstream_epoch <= self.upstream.epochs:
-            raise ValueError(
-                f"upstream_epoch {self.upstream_epoch} is outside 1..{self.upstream.epochs} of "
-                "its upstream run"
-            )
-        if self.upstream is not None and self.upstream.dataset != self.dataset:
-            raise ValueError(
-                f"upstream run is of dataset {self.upstream.dataset!r}, this one of "
-                f"{self.dataset!r}"
-            )
+        check_upstream(self)
         model.check(self)
         method.check(self)
 
@@ -179,6 +157,26 @@ class RunConfig(Settings):
         gated = [getattr(self, k) for k in GATES] + [self.options[k] for k in method.gates]
         values["active"] = [v > 0 for v in gated]
         return json.dumps(values, sort_keys=True)
+
+
+def check_upstream(cfg) -> None:
+    """Raise ValueError for an upstream run that a config cannot start from."""
+    if not isinstance(cfg.upstream, RunConfig | None):
+        way_out = (
+            "; RunConfig.from_dict makes one of a dict" if isinstance(cfg.upstream, dict) else ""
+        )
+        raise ValueError(f"upstream must be a RunConfig or None, not {cfg.upstream!r}{way_out}")
+    if cfg.upstream is None and cfg.upstream_epoch:
+        raise ValueError(f"upstream_epoch {cfg.upstream_epoch} is given without an upstream run")
+    if cfg.upstream is not None and not 0 < cfg.upstream_epoch <= cfg.upstream.epochs:
+        raise ValueError(
+            f"upstream_epoch {cfg.upstream_epoch} is outside 1..{cfg.upstream.epochs} of "
+            "its upstream run"
+        )
+    if cfg.upstream is not None and cfg.upstream.dataset != cfg.dataset:
+        raise ValueError(
+            f"upstream run is of dataset {cfg.upstream.dataset!r}, this one of {cfg.dataset!r}"
+        )
 
 
 def _naming(init):

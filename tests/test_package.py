@@ -34,6 +34,8 @@ BELONGS = {
     "measure.stats": "audit",
     "report": "audit",
     "report.kernels": "notebooks",
+    "report.outputs": "notebooks",
+    "report.parameters": "notebooks",
     "report.pipeline": "notebooks",
     "report.preloaded": "notebooks",
 }

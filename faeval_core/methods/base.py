@@ -19,6 +19,10 @@ from .tensors import flat_norm, inner, normalise, rms, unit
 
 __all__ = ["Method", "RuleError", "flat_norm", "inner", "normalise", "rms", "unit"]
 GIVEN_X = ("credit", "common", "auxiliary")  # hooks that may ask for the inputs x by that name
+SHARED = (
+    "method {method!r} sets self.{name} after __init__, which all members of an ensemble would "
+    "share; keep it in the state: begin it in init_state and return its change from auxiliary"
+)
 RATES = ("lr", "weight_decay")  # what `rates` may give factors of
 
 
@@ -61,14 +65,7 @@ class Method:
 
     def __setattr__(self, name, value):
         if self._frozen:
-            told = (
-                f"method {self.name!r} sets self.{name} after __init__, which all members "
-                "of an ensemble would share"
-            )
-            raise RuleError(
-                f"{told}; keep it in the state: begin it in init_state and return its change "
-                "from auxiliary"
-            )
+            raise RuleError(SHARED.format(method=self.name, name=name))
         super().__setattr__(name, value)
 
     def freeze(self) -> "Method":
@@ -87,9 +84,7 @@ class Method:
         """Raise ValueError for a config that this method cannot train."""
 
     def init_params(self, cfg, generator) -> dict[str, torch.Tensor]:
-        """Auxiliary parameters, named `aux.…`: trained like the model's, by the terms that
-        `auxiliary` adds.
-        """
+        """Auxiliary parameters, named `aux.…`, which the terms that `auxiliary` adds train."""
         return {}
 
     def init_state(self, cfg, generator) -> dict[str, torch.Tensor]:
@@ -175,16 +170,14 @@ class Method:
         return penalties(self.cfg, s, h0, fs)
 
     def tail_losses(self, p, h, y, start):
-        """Loss of each sample, (batch,), with h, (batch, *level shape), at level `start` and the
-        net as it is from there on; the gradient of their sum is that of each sample, δ. Public:
-        rules may call it.
+        """Loss of each sample, (batch,), with h, (batch, *level shape), at level `start`; the
+        gradient of their sum is that of each sample, δ. Public: rules may call it.
         """
         return self.model.losses(self.model.logits(p, h, start, {}), y)
 
     def exact_credit(self, p, hs, y, level):
-        """δ_level, (batch, *level shape): the exact per-sample gradient at `level`, by
-        back-propagation through blocks level..L-1; at level L, through the readout alone. Public:
-        rules may call it.
+        """δ_level, (batch, *level shape): the exact per-sample gradient, by back-propagation
+        through blocks level..L-1 and the readout. Public: rules may call it.
         """
         return torch.func.grad(lambda h: self.tail_losses(p, h, y, level).sum())(hs[level])
 

@@ -5,9 +5,8 @@ schedules included.
 import math
 
 import torch
-import torch.nn.functional as F
 
-from ..models.base import Init
+from .auxiliary_net import initial, outputs
 from .dfa import DFA
 from .shared import Phase
 from .tensors import flat_norm, normalise, rms, unit
@@ -15,6 +14,31 @@ from .tensors import flat_norm, normalise, rms, unit
 PROJECTED = 32  # features of the fixed random projection of h_L in the codes that end in _hL
 # what a squared scale is divided by at least: a fitted batch may have no gradient left
 TINY = 1e-30
+
+
+def check_options(name: str, choices: dict, o: dict) -> None:
+    """Raise ValueError for an option of the method `name` that is outside what it may be."""
+    rules = {k: (o[k] in valid, f"be one of {', '.join(valid)}") for k, valid in choices.items()}
+    rules |= {k: (0 <= o[k] <= 1, "lie in [0, 1]") for k in ("wr", "alpha")}
+    rules |= {k: (o[k] >= 1, "be at least 1") for k in ("hidden", "M", "K") if k in o}
+    rules |= {k: (o[k] > 0, "be above 0") for k in ("fd_step",) if k in o}
+    for k, (kept, rule) in rules.items():
+        if not kept:
+            raise ValueError(f"option {k} of method {name!r} must {rule}, not {o[k]!r}")
+
+
+def blend(w, aux, dfa, mix: str, heard):
+    """w·aux + (1-w)·dfa of one level, (batch, …), the parts brought to a common size as `mix` says.
+
+    heard: whether any level hears the auxiliary; where none does, dfa stays as it is.
+    """
+    if mix == "unit":
+        aux = normalise(aux, "sample_rms")
+        dfa = torch.where(heard, normalise(dfa, "sample_rms"), dfa)
+    elif mix == "dfa":
+        aux = unit(aux) * rms(dfa)
+    # 0 · inf must not reach a member at w = 0
+    return torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa
 
 
 class Learned(DFA):
@@ -68,21 +92,8 @@ class Learned(DFA):
     @classmethod
     def check(cls, cfg):
         super().check(cfg)
+        check_options(cls.name, cls.choices, cfg.options)
         o = cfg.options
-        rules = {
-            name: (o[name] in valid, f"be one of {', '.join(valid)}")
-            for name, valid in cls.choices.items()
-        }
-        rules |= {name: (0 <= o[name] <= 1, "lie in [0, 1]") for name in ("wr", "alpha")}
-        rules |= {
-            name: (o[name] >= 1, "be at least 1") for name in ("hidden", "M", "K") if name in o
-        }
-        rules |= {name: (o[name] > 0, "be above 0") for name in ("fd_step",) if name in o}
-        for name, (kept, rule) in rules.items():
-            if not kept:
-                raise ValueError(
-                    f"option {name} of method {cls.name!r} must {rule}, not {o[name]!r}"
-                )
         if o["last"] > cfg.depth or 0 < o["stop"] <= o["start"]:
             raise ValueError(
                 f"method {cls.name!r} needs last of at most the depth, and stop after start: {o}"
@@ -91,16 +102,10 @@ class Learned(DFA):
     # -- the net
 
     def init_params(self, cfg, generator):
-        new, h, sizes = Init(generator), cfg.options["hidden"], self.model.sizes
-        code = 1 + (self.model.classes if cfg.options["code"].startswith("eT") else sizes[-1])
-        code += PROJECTED if cfg.options["code"].endswith("_hL") else 0
-        shapes = {f"in{n}": (h, n) for n in sizes} | {"code": (h, code)}
-        shapes |= {f"mid{i}": (h, h) for i in range(cfg.options["layers"])} | {
-            f"out{n}": (n, h) for n in self.outputs()
-        }
-        for name, shape in shapes.items():
-            new.uniform(f"aux.{name}", *shape)
-        return new.p
+        o, sizes = cfg.options, self.model.sizes
+        code = self.model.classes if o["code"].startswith("eT") else sizes[-1]
+        code += PROJECTED if o["code"].endswith("_hL") else 0
+        return initial(generator, sizes, code, o["hidden"], o["layers"], self.outputs())
 
     def init_state(self, cfg, generator):
         state, n = super().init_state(cfg, generator), self.model.sizes[-1]
@@ -126,23 +131,11 @@ class Learned(DFA):
 
     def net(self, p, hs, code, levels=None, timed=1):
         """Outputs, (rows, size), for the states hs at `levels` (default 0..L); timed=0 hides which
-        level it is.
-
-        A state may hold several copies of the batch, one after another; the code holds the batch
-        once.
+        level it is (auxiliary_net.py).
         """
-        levels, out = list(range(len(hs)) if levels is None else levels), self.outputs()
-        time = timed * torch.stack([code.new_full((1,), l) for l in levels]) / self.model.depth
-        w_time, w_code = p["aux.code.weight"].split([1, code.shape[1]], 1)
-        given = F.linear(time, w_time)[:, None] + F.linear(code, w_code, p["aux.code.bias"])
-        heads = [self.model.linear(p, f"aux.in{h[0].numel()}", flat_norm(h)) for h in hs]
-        # (levels, copies, batch, hidden)
-        z = F.gelu(torch.stack(heads).unflatten(1, (-1, len(code))) + given[:, None])
-        for i in range(self.cfg.options["layers"]):
-            z = F.gelu(self.model.linear(p, f"aux.mid{i}", z))
-        return [
-            self.model.linear(p, f"aux.out{out[l]}", zl) for l, zl in zip(levels, z.flatten(1, 2))
-        ]
+        levels = list(range(len(hs)) if levels is None else levels)
+        layers, sizes = self.cfg.options["layers"], self.outputs()
+        return outputs(self.model, p, hs, code, levels, layers, sizes, timed)
 
     # -- blend and schedule
 
@@ -178,19 +171,9 @@ class Learned(DFA):
         """The blend of `fields`, the auxiliary's a_0..a_L, with DFA's credit, which alone stays as
         it is, whatever `mix` says.
         """
-        blended = []
-        for w, aux, dfa in zip(s["blend"], fields, self.direct(s, logits, y)):
-            if self.cfg.options["mix"] == "unit":
-                heard = (s["blend"] > 0).any()
-                aux, dfa = (
-                    normalise(aux, "sample_rms"),
-                    torch.where(heard, normalise(dfa, "sample_rms"), dfa),
-                )
-            elif self.cfg.options["mix"] == "dfa":
-                aux = unit(aux) * rms(dfa)
-            # 0 · inf must not reach a member at w = 0
-            blended.append(torch.where(w > 0, w * aux, 0.0) + (1 - w) * dfa)
-        return blended
+        direct, heard = self.direct(s, logits, y), (s["blend"] > 0).any()
+        levels = zip(s["blend"], fields, direct)
+        return [blend(w, aux, dfa, self.cfg.options["mix"], heard) for w, aux, dfa in levels]
 
     def parts(self, p, s, hs, logits, y):
         return {"dfa": self.direct(s, logits, y), "aux": self.learned(p, s, hs, logits, y)}

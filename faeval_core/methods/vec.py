@@ -4,13 +4,9 @@ along random directions.
 
 import torch
 
+from .finite_differences import norm, quality, slopes
 from .learned import TINY, Learned
 from .tensors import rms, unit
-
-
-def norm(v):
-    """Norms of directions (M, batch, …), in a shape that divides them."""
-    return v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
 
 
 class VectorField(Learned):
@@ -105,35 +101,13 @@ class VectorField(Learned):
 
     def slopes(self, p, hs, y, directions, step):
         """Per level: unit directions v (M, batch, …) and the loss's finite differences along them
-        over ε, (M, batch).
-
-        Displaced copies of all levels pass through a block together.
+        over ε, (M, batch) (finite_differences.py).
         """
-        one, moved, found = self.cfg.options["one_sided"], None, []
-        for l, (h, v) in enumerate(zip(hs, directions)):
-            v = v / norm(v)
-            size = h.square().sum(tuple(range(1, h.ndim)), keepdim=True).sqrt()
-            eps = step * (size if self.cfg.options["step"] == "relative" else torch.ones_like(size))
-            found.append((v, eps.flatten() * (1 if one else 2)))
-            copies = [h + eps * v] if one else [h + eps * v, h - eps * v]
-            moved = torch.cat(
-                [c.flatten(0, 1) for c in copies] + ([] if moved is None else [moved])
-            )
-            if l < self.model.depth:
-                moved = self.model.add(moved, self.model.block(p, l, moved, {}))
-        losses = self.model.losses(
-            self.model.readout(p, moved), y.repeat(len(moved) // len(y))
-        ).view(-1, len(y))
-        # (level, M, batch), up and down
-        sides = losses.view(len(hs), 1 if one else 2, -1, len(y)).flip(0).unbind(1)
-        base = self.model.losses(self.model.readout(p, hs[-1]), y) if one else sides[1]
-        return [(v, change / over) for (v, over), change in zip(found, sides[0] - base)]
+        one_sided, relative = self.cfg.options["one_sided"], self.cfg.options["step"] == "relative"
+        return slopes(self.model, p, hs, y, directions, step, one_sided, relative)
 
     def measured(self, p, s, hs, gs, y, generator):
-        """How good the finite differences are in the net's own precision, per level: `fd_zero`, the
-        share of them that is exactly zero, and `fd_corr`, their correlation over samples and
-        directions with the exact directional derivatives.
-        """
+        """How good the finite differences are in the net's own precision (`quality`)."""
         if self.cfg.options["source"] == "gaussian":
             return {}
         shapes = [(self.cfg.options["M"], *h.shape) for h in hs]
@@ -141,21 +115,26 @@ class VectorField(Learned):
             torch.randn(n, generator=generator, device=generator.device).to(h)
             for n, h in zip(shapes, hs)
         ]
-        found = {"fd_zero": [], "fd_corr": []}
-        for g, (v, slope) in zip(gs, self.slopes(p, hs, y, directions, s["fd_step"])):
-            exact = (v * g).flatten(2).sum(-1)
-            pair = torch.stack([slope, exact]).flatten(1).double()
-            pair = pair / pair.abs().amax(1, keepdim=True).clamp_min(TINY)
-            centred = pair - pair.mean(1, keepdim=True)
-            corr = (centred[0] @ centred[1] / (centred[0].norm() * centred[1].norm())).item()
-            found["fd_zero"].append((slope == 0).double().mean().item())
-            found["fd_corr"].append(corr if corr == corr else None)
-        return found
+        steps = self.slopes(p, hs, y, directions, s["fd_step"])
+        return quality(gs, steps)
 
     def common(self, p, s, hs, logits, y):
         if not self.phase.hears or self.cfg.options["source"] == "gaussian":
             return {}
         return {f"field.{l}": a for l, a in enumerate(self.learned(p, s, hs, logits, y))}
+
+    def target(self, slope, scale, drawn):
+        """What the field is to fit at one level, (M, batch): the differences, or a control.
+
+        scale: their mean square; drawn: standard normal numbers of their shape, where the target is
+        'random'.
+        """
+        kind = self.cfg.options["target"]
+        if kind == "shuffled":
+            return slope.roll(1, 1)
+        if kind == "random":
+            return drawn * scale.sqrt()
+        return torch.zeros_like(slope) if kind == "zero" else slope
 
     def auxiliary(self, p, s, hs, logits, y):
         if self.cfg.options["source"] == "gaussian":
@@ -172,19 +151,16 @@ class VectorField(Learned):
             zip(fields, self.slopes(p, hs, y, directions, s["fd_step"]))
         ):
             scale, slope = slope.square().mean().detach().clamp_min(TINY), slope.detach()
-            if target == "shuffled":
-                slope = slope.roll(1, 1)
-            elif target != "fd":
-                slope = (
-                    s[f"target.{l}"] * scale.sqrt()
-                    if target == "random"
-                    else torch.zeros_like(slope)
-                )
+            slope = self.target(slope, scale, s.get(f"target.{l}"))
             told = (a * v).sum(tuple(range(2, v.ndim)))
             scalar = scalar + (told - slope).square().mean() / (1.0 if own else scale)
         if self.cfg.options["tw"] > 0 and target == "fd":
             exact = self.terminal(p, hs, y)
-            error = (fields[-1] - exact).square()
-            error = error.mean() if own else error.sum() / exact.square().sum().clamp_min(TINY)
-            scalar = scalar + s["tw"] * error
+            scalar = scalar + s["tw"] * terminal_error(fields[-1], exact, own)
         return scalar, {}
+
+
+def terminal_error(field, exact, own: bool):
+    """Squared error of the top field: its mean over entries, or relative to the exact δ_L."""
+    error = (field - exact).square()
+    return error.mean() if own else error.sum() / exact.square().sum().clamp_min(TINY)

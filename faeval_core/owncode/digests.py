@@ -92,6 +92,34 @@ def own_entries(table) -> dict[str, type]:
     return {k: v for k, v in entries if isinstance(v, type) and is_own(v)}
 
 
+def members(value, apart):
+    """The parts of a container, a wrapper or an object of any other kind; apart: of Walk."""
+    if isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        return [value.__func__, getattr(value, "__self__", None)]
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel]
+    if isinstance(value, (functools.partial, functools.partialmethod)):
+        return [value.func, value.args, value.keywords]
+    if hasattr(value, "__wrapped__"):
+        return [value.__wrapped__]
+    if isinstance(value, Mapping):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(apart(v, value) for v in value)
+    if hasattr(value, "__dict__"):
+        return [dict(sorted(vars(value).items()))]
+    with suppress(Exception):  # whatever an object says that cannot be taken apart
+        made = value.__reduce_ex__(2)
+        return (
+            [made]
+            if isinstance(made, str)
+            else [list(p) if hasattr(p, "__next__") else p for p in made]
+        )
+    return []
+
+
 class Walk:
     """Digests of values by their content.
 
@@ -182,35 +210,8 @@ class Walk:
         else:
             yield f"{kind.__module__}.{kind.__qualname__}"
             yield self.of(kind) if self.package(kind.__module__) is None else ""
-            for part in self.members(value):
+            for part in members(value, self.apart):
                 yield self.of(part)
-
-    def members(self, value):
-        """The parts of a container, a wrapper or an object of any other kind."""
-        if isinstance(value, (staticmethod, classmethod, types.MethodType)):
-            return [value.__func__, getattr(value, "__self__", None)]
-        if isinstance(value, property):
-            return [value.fget, value.fset, value.fdel]
-        if isinstance(value, (functools.partial, functools.partialmethod)):
-            return [value.func, value.args, value.keywords]
-        if hasattr(value, "__wrapped__"):
-            return [value.__wrapped__]
-        if isinstance(value, Mapping):
-            return [part for item in value.items() for part in item]
-        if isinstance(value, (list, tuple)):
-            return list(value)
-        if isinstance(value, (set, frozenset)):
-            return sorted(self.apart(v, value) for v in value)
-        if hasattr(value, "__dict__"):
-            return [dict(sorted(vars(value).items()))]
-        with suppress(Exception):  # whatever an object says that cannot be taken apart
-            made = value.__reduce_ex__(2)
-            return (
-                [made]
-                if isinstance(made, str)
-                else [list(p) if hasattr(p, "__next__") else p for p in made]
-            )
-        return []
 
     def named(self, values: dict):
         """Names and digests of the entries of a namespace that are not Python's own."""

@@ -2,12 +2,10 @@
 where each output went.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from .. import runs
 from ..config import RunConfig
@@ -18,26 +16,7 @@ from ..runs import costs
 from ..runs.record import rounded
 from ..runs.store import Store
 from . import figures, tables
-
-
-class Claim(NamedTuple):
-    """A statement about a figure, with the bound that it has to be beyond; `found` is None where
-    nothing is recorded.
-    """
-
-    name: str
-    statement: str
-    bound: Bound
-    found: Estimate | None
-
-    def told(self, decided: str, p: float | None) -> dict:
-        """Plain data for the summary of a study."""
-        side = "above" if self.bound.is_above else "below"
-        interval = str(self.found.interval()) if self.found else "no records"
-        bound = {side: self.bound.at, "smallest": self.bound.smallest}
-        size = f", by over {self.bound.smallest:g}" if self.bound.smallest else ""
-        told = {"name": self.name, "statement": self.statement + size, "decided": decided}
-        return told | {"interval": interval, "p": p, **bound}
+from .claims import Claim, decide, lines
 
 
 @dataclass
@@ -83,9 +62,8 @@ class Study:
         ]
         for label, configs in arms.items():
             runs.check_configs(configs, f"arm {label!r}")
-        records = runs.run(
-            dict.fromkeys(c for c, _ in flat), self.store, train=self.train, device=self.device
-        )
+        every = dict.fromkeys(c for c, _ in flat)
+        records = runs.run(every, self.store, train=self.train, device=self.device)
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
@@ -94,42 +72,11 @@ class Study:
             labels = [*(self.rows[c.id]["label"].split(" = ") if c.id in self.rows else ()), label]
             told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "flops": cost}
             self.rows[c.id] = {"id": c.id, **told, "config": c.to_dict()}
-        return {
-            arm: [known[c.id] for c in configs if c.id in known] for arm, configs in arms.items()
-        }
+        return {arm: [known[c.id] for c in of if c.id in known] for arm, of in arms.items()}
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run."""
-        lacking = self._lacking()
-        diverged = sum(r["status"] == "diverged" for r in self.rows.values())
-        told = (
-            f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, "
-            f"{diverged} diverged"
-        )
-        if lacking:
-            # of many labels, their first words
-            word = 1 if len({r["label"] for r in lacking}) > 12 else None
-            groups = (
-                [" ".join(r["label"].split()[:word]) for r in rows]
-                for rows in (self.rows.values(), lacking)
-            )
-            runs_of, missing = map(Counter, groups)
-            labels = "; ".join(
-                k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items()
-            )
-            told += f"; not run: {labels}"
-        return told
-
-    def _lacking(self) -> list[dict]:
-        return [r for r in self.rows.values() if r["status"] == "not run"]
-
-    def _time_left(self) -> str:
-        """What the runs that are not run would take on this machine, as text; '' for none."""
-        operations = sum(r["flops"] for r in self._lacking())
-        if not operations:
-            return ""
-        seconds = operations / costs.flops_per_second(self.known.values())
-        return f" (about {seconds / 3600:.1f} hours here)"
+        return standing(self.rows.values())
 
     def claim(
         self, name: str, statement: str, values, unit=None, *, smallest=None, **bound
@@ -167,40 +114,16 @@ class Study:
         Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number
         of claims.
         """
-        self.told = self._decide()
-        width = max(map(len, stats.WORDS))
-        lines = [
-            f"{c['decided']:>{width}} | {c['statement']} | {c['interval']}"
-            + ("" if c["p"] is None else f", p={c['p']:.2g}" if c["p"] >= 1e-4 else ", p<0.0001")
-            for c in self.told
-        ]
-        tested = sum(c["p"] is not None for c in self.told)
-        return "\n".join([*lines, f"{tested} tested together, at {stats.ALPHA:.0%} (Holm)"])
-
-    def _decide(self) -> list[dict]:
-        claims = list(self.claims.values())
-        found = stats.decide_together([(c.bound, c.found) for c in claims])
-        return [c.told(decided, p) for c, (decided, p) in zip(claims, found)]
+        self.told = decide(self.claims.values())
+        return lines(self.told)
 
     def compare(self, experiment, condition, metric, values, calibrated=False):
         """Set our values (one per seed) beside the reference row (experiment, condition, metric).
 
         Norms by their geometric mean, and the sd of their log10.
         """
-        mean, sd, n = stats.mean_sd(values)
-        if metric in tables.DECADES and n:
-            mean, sd = (
-                tables.geometric(values),
-                stats.mean_sd(map(math.log10, filter(None, values)))[1],
-            )
-        row = dict(
-            zip(tables.KEY, (experiment, condition, metric)),
-            value=mean,
-            sd=sd,
-            n=n,
-            calibrated=calibrated,
-        )
-        self.compared.append(row)
+        key = dict(zip(tables.KEY, (experiment, condition, metric)))
+        self.compared.append(key | tables.summary(metric, values) | {"calibrated": calibrated})
 
     def beside(self):
         """What `compare` has collected, as a table with the reference values and the verdict of
@@ -212,10 +135,8 @@ class Study:
         """Write results/<folder>/<name>.json (by default the study's own folder) from plain data
         and note where it went.
         """
-        self._note(
-            self.results,
-            publish_json(self.results / (folder or self.folder) / f"{name}.json", rounded(value)),
-        )
+        path = self.results / (folder or self.folder) / f"{name}.json"
+        self._note(self.results, publish_json(path, rounded(value)))
 
     def figure(self, fig, name: str):
         """Write figures/<folder>_<name>.pdf and .png and note where they went."""
@@ -230,7 +151,7 @@ class Study:
 
         Raises ValueError where the claims are not as `decided` last told them.
         """
-        claims = self._decide()
+        claims = decide(self.claims.values())
         if claims != self.told:
             raise ValueError(
                 f"claims of {self.notebook} were stated after they were decided: "
@@ -245,7 +166,33 @@ class Study:
         }
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
         # how long they take depends on the machine, so that no file holds it
-        return "\n".join([self.state() + self._time_left(), "written: " + ", ".join(self.outputs)])
+        left = time_left(self.rows.values(), self.known.values())
+        return f"{self.state()}{left}\nwritten: {', '.join(self.outputs)}"
+
+
+def standing(rows) -> str:
+    """How many of the runs noted in `rows` have records and have diverged, and which have none."""
+    rows = list(rows)
+    lacking = [r for r in rows if r["status"] == "not run"]
+    diverged = sum(r["status"] == "diverged" for r in rows)
+    told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records, {diverged} diverged"
+    if not lacking:
+        return told
+    # of many labels, their first words
+    word = 1 if len({r["label"] for r in lacking}) > 12 else None
+    listed, missing = (
+        Counter(" ".join(r["label"].split()[:word]) for r in part) for part in (rows, lacking)
+    )
+    labels = [k if n == listed[k] else f"{k} ({n} of {listed[k]})" for k, n in missing.items()]
+    return f"{told}; not run: {'; '.join(labels)}"
+
+
+def time_left(rows, records) -> str:
+    """What the runs that are not run would take on this machine, as text; '' for none."""
+    operations = sum(r["flops"] for r in rows if r["status"] == "not run")
+    if not operations:
+        return ""
+    return f" (about {operations / costs.flops_per_second(records) / 3600:.1f} hours here)"
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:

@@ -312,6 +312,16 @@ def with_ours(compared) -> pd.DataFrame:
     return pd.concat([rows, ours.astype({"ours_n": "Int64"})], axis=1)
 
 
+def summary(metric: str, values) -> dict:
+    """value, sd and n of one value per seed; norms by their geometric mean, and the sd of their
+    log10.
+    """
+    mean, sd, n = mean_sd(values)
+    if metric in DECADES and n:
+        mean, sd = geometric(values), mean_sd(map(math.log10, filter(None, values)))[1]
+    return {"value": mean, "sd": sd, "n": n}
+
+
 def beside(compared) -> pd.DataFrame:
     """The reference rows that `compared` (a study's own list) names, with our columns."""
     return with_ours(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
