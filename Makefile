@@ -15,7 +15,7 @@ help:
 	@echo "make test          lint, tests, and every notebook checked against its committed outputs, without training (8 minutes)"
 	@echo "make test-kernels  the numerical tests once more, by other kernels than this machine would choose: as on other machines (3 minutes)"
 	@echo "make notebooks     the last part of make test alone (2 minutes)"
-	@echo "make lint          ruff alone (a second)"
+	@echo "make lint          ruff, and mypy on the public names (half a minute the first time)"
 	@echo "make wheel         the package as a wheel, in dist/ (seconds)"
 	@echo "make mutations     one-line defects, each of which a test must catch (hours)"
 	@echo "make nightly       runs under kills and a full disk (an hour)"
@@ -39,6 +39,7 @@ table1: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check faeval_core tests cookbook $(wildcard benchmarks)
 	$(BIN)/ruff format --check --quiet faeval_core tests cookbook $(wildcard benchmarks)
+	$(BIN)/mypy --no-error-summary
 
 test: lint tests notebooks
 

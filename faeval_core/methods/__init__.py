@@ -31,7 +31,7 @@ ALL = (
     LocalLoss,
     Oracle,
 )
-METHODS = {m.name: m for m in ALL}
+METHODS: dict[str, type[Method]] = {m.name: m for m in ALL}
 
 
 def register(method: type[Method]) -> type[Method]:
