@@ -138,7 +138,7 @@ def reproduction() -> str:
         link = f'<a href="../notebooks/{notebook}.html">{notebook}</a>' if notebook else "—"
         marks = ", calibrated" if row["calibrated"] == "True" else ""
         names = [row[key].replace(",", ", ") for key in ("experiment", "condition", "metric")]
-        cells = [html.escape(name) for name in names]
+        cells = [html.escape(name).replace("_", "_<wbr>") for name in names]
         cells += [with_sd(row["value"], row["sd"]), with_sd(row["ours"], row["ours_sd"])]
         cells += [row["verdict"] + marks, link]
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
