@@ -6,7 +6,7 @@ STAMP := .venv/installed
 SHARED := -n logical --maxprocesses 8 --dist loadfile
 ALONE := OMP_NUM_THREADS=1
 
-.PHONY: help reproduce table1 test test-kernels notebooks wheel mutations nightly lint lock paper bench
+.PHONY: help reproduce table1 test test-kernels notebooks wheel mutations nightly lint lock paper site bench
 
 # Times are of two cores, after installation, which downloads some gigabytes.
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make nightly       runs under kills and a full disk (an hour)"
 	@echo "make lock          requirements.txt anew, from the ranges in pyproject.toml (minutes)"
 	@echo "make paper         the PDF and its supplement, from the committed results (a minute; needs LaTeX)"
+	@echo "make site          notebooks, docs and reproduction table as pages, with every link checked, in build/site (2 minutes)"
 	@echo "make bench         speed and memory on this machine (half an hour)"
 
 $(STAMP): requirements.txt pyproject.toml
@@ -37,8 +38,8 @@ table1: $(STAMP)
 	@$(BIN)/python -m faeval_core table1 $(if $(TRAIN),--train)
 
 lint: $(STAMP)
-	$(BIN)/ruff check faeval_core tests cookbook $(wildcard benchmarks)
-	$(BIN)/ruff format --check --quiet faeval_core tests cookbook $(wildcard benchmarks)
+	$(BIN)/ruff check faeval_core tests cookbook $(wildcard benchmarks) docs/site
+	$(BIN)/ruff format --check --quiet faeval_core tests cookbook $(wildcard benchmarks) docs/site
 	$(BIN)/mypy --no-error-summary
 
 test: lint tests notebooks
@@ -82,6 +83,13 @@ paper: $(STAMP)
 	cd paper && latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build main.tex supplement.tex
 	cp paper/build/main.pdf paper/build/supplement.pdf paper/
 	@echo "paper/main.pdf paper/supplement.pdf"
+
+# A warning ends it. With Chromium installed, each page is also opened, on a telephone's width and others.
+site: $(STAMP)
+	rm -rf build/site build/doctrees
+	$(ALONE) $(BIN)/python -m sphinx -b html -q -W -c docs/site -d build/doctrees . build/site
+	$(ALONE) FAEVAL_SITE=build/site $(BIN)/python -m pytest tests/test_site.py
+	@echo "build/site/index.html"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py
