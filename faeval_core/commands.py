@@ -42,9 +42,13 @@ def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
-def plain(p, **defaults):
-    """A flag for every field of RunConfig that is a number, a word or a switch; defaults: those
-    that are others here, as told.
+def numbers(text):
+    return [float(part) for part in text.split(",")]
+
+
+def plain(p, but=(), **defaults):
+    """A flag for every field of RunConfig that is a number, a word or a switch, but for some;
+    defaults: those that are others here, as told.
     """
     for name, f in FIELDS.items():  # seeds are given by the list; upstream runs are for notebooks
         kind, text = (
@@ -52,7 +56,7 @@ def plain(p, **defaults):
             f"{', '.join(CHOICES.get(name, ()))} (default {defaults.get(name, f.default)})",
         )
         how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        if kind in (bool, int, float, str) and name not in ("seed", "upstream_epoch"):
+        if kind in (bool, int, float, str) and name not in ("seed", "upstream_epoch", *but):
             p.add_argument(flag(name), help=text, **how)
 
 
@@ -160,9 +164,19 @@ def judge_flags(p) -> None:
 def audit_flags(p) -> None:
     store_flags(p)
     training_flags(p)
-    p.add_argument("method", help="name of a method, of faeval or of --method-file")
+    p.add_argument(
+        "method", type=names, help="one or more methods, of faeval or of --method-file: dfa,fa"
+    )
+    p.add_argument("--models", type=names, help="several models, in place of --model")
     p.add_argument("--seeds", type=integers, help="default 42,123,456")
-    plain(p, dataset="digits", augment="on for all but digits")
+    p.add_argument(
+        "--lr", type=numbers, help="or several, of which each method gets its best: 1e-3,3e-3"
+    )
+    p.add_argument("--tuning-seeds", type=integers, help="that choose among them (default 7,77)")
+    p.add_argument("--within", type=float, help="accuracy that makes no odds (default 0.01)")
+    own = {"width": 64, "epochs": 15}
+    told = {name: f"{FIELDS[name].default}; {value} on digit-sums" for name, value in own.items()}
+    plain(p, but=("lr",), dataset="digit-sums", augment="on where there are pictures", **told)
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
 
@@ -345,16 +359,20 @@ def status(args) -> None:
 
 
 def audit(args) -> int:
-    from .audit import audit
+    from .audit import TASK, Audit, audit
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
     given |= {k: dict(given[k]) for k in ("options", "model_options") if k in given}
-    data.check_name(given.get("dataset", "digits"), args.results)
-    RunConfig(**{k: v for k, v in given.items() if k in FIELDS})
+    data.check_name(given.get("dataset", TASK), args.results)
+    methods = given["method"]
+    own = {k: v for k, v in given.items() if k in FIELDS and k not in ("method", "lr")}
+    for method in methods:
+        RunConfig(method, **own)
     note_new(Path(args.results))
-    found = audit(**given)
+    found = audit(**given | {"method": methods if len(methods) > 1 else methods[0]})
     print(found.text)
-    return 0 if all(found.arms.values()) else 1
+    audits = [found] if isinstance(found, Audit) else found
+    return 0 if all(records for each in audits for records in each.arms.values()) else 1
 
 
 def judge(args) -> None:
