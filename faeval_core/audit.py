@@ -50,15 +50,21 @@ class Audit:
         """How many images accuracy is taken on."""
         return data.test_images(self.base.dataset)
 
+    def judged(self, label: str) -> tuple[protocol.Verdict, dict[str, str]]:
+        """(verdict on an arm, letter -> why it tells nothing of it)."""
+        bp, frozen = (self.arms.get(name, ()) for name in ("bp", "frozen"))
+        records = self.arms[label]
+        idle = findings.powerless(records, bp, frozen, self.images)
+        return protocol.verdict(records, frozen), idle
+
     @property
     def verdict(self) -> protocol.Verdict:
-        return protocol.verdict(self.records, self.arms.get("frozen", ()))
+        return self.judged(self.label)[0]
 
     @property
     def powerless(self) -> dict[str, str]:
         """Letter -> why it tells nothing on this task."""
-        bp, frozen = (self.arms.get(name, ()) for name in ("bp", "frozen"))
-        return findings.powerless(self.records, bp, frozen, self.images)
+        return self.judged(self.label)[1]
 
     @property
     def table(self):
@@ -71,6 +77,12 @@ class Audit:
             ("step cos (blocks)", "step"),
         ):
             table[name] = [tables.pm([of[key] for of in seeds]) for seeds in found]
+        judged = [self.judged(label) for label in self.arms]
+        for name, letters in (
+            ("published protocol", protocol.PUBLISHED),
+            ("scale-invariant", protocol.INVARIANT),
+        ):
+            table[name] = [verdict.text(letters, idle) for verdict, idle in judged]
         return table
 
     @staticmethod
@@ -104,7 +116,7 @@ class Audit:
             found = accuracy_interval([r.accuracy for r in records], self.images)
             final = [r.final for r in records if r.final]
             beside = [each for each in map(protocol.beside_copy, final) if each is not None]
-            judged = protocol.verdict(records, self.arms.get("frozen", ()))
+            judged, idle = self.judged(label)
             rows.append(
                 {
                     "method": label,
@@ -118,8 +130,8 @@ class Audit:
                     "growth": mean_defined([d["growth"] for d in final]),
                     "g_norm_top": tables.geometric([d["g_norm"][-1] for d in final]),
                     "stability": mean_defined([d["stability"] for d in final]),
-                    "published": judged.text(),
-                    "invariant": judged.text(protocol.INVARIANT),
+                    "published": judged.text(protocol.PUBLISHED, idle),
+                    "invariant": judged.text(protocol.INVARIANT, idle),
                 }
             )
         return pd.DataFrame(rows).set_index("method")

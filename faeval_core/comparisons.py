@@ -15,6 +15,7 @@ WITHIN = 0.01  # accuracies that differ by less are as good as equal
 POWER = 0.8  # with which a difference is to be found
 LEAST_SEEDS = 3  # fewer settle nothing: the sd of two is a matter of luck
 MOST_SEEDS = 1000
+LEAST_P = 0.0001  # that is told
 WORDS = ("ahead", "behind", "ahead, within the margin", "behind, within the margin", "within")
 NOT_SETTLED = "not settled"
 
@@ -147,7 +148,8 @@ class Gap:
             NOT_SETTLED: f"not settled by {self._count()}",
         }.get(word, word)
         out = f"{found}" + (f", g = {self.effect:.1f}" if self.effect is not None else "")
-        out += f": {said}" + (f" (p = {p:.2g}, Holm)" if word != NOT_SETTLED else "")
+        sure = f"p = {p:.2g}" if p >= LEAST_P else f"p < {LEAST_P}"
+        out += f": {said}" + (f" ({sure}, Holm)" if word != NOT_SETTLED else "")
         return out + (f"; {self._way_out()}" if word == NOT_SETTLED else "")
 
     def _count(self) -> str:

@@ -199,6 +199,6 @@ def lines(arms, label, images, within) -> list[str]:
         out.append(f"Accuracy, of seeds{of}: {found}.")
     for other, (gap, word, p) in comparisons(records, arms, label, images, within).items():
         out.append(
-            f"Accuracy less {figures.title(other)}'s, paired by seed: {gap.told(word, p)}."
+            f"Accuracy less that of {figures.title(other)}, paired by seed: {gap.told(word, p)}."
         )
     return out

@@ -27,6 +27,7 @@ from .letters import (
 from .stats import mean_sd
 
 __all__ = [
+    "ALL",
     "COUNTERPART",
     "INVARIANT",
     "MEANING",

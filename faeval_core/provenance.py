@@ -36,6 +36,7 @@ REPORTS = {  # modules that only read, send or show what has been measured
     "latex",
     "letters",
     "page",
+    "page_charts",
     "parcel",
     "pipeline",
     "plan",

@@ -435,4 +435,4 @@ def test_one_run_never_counts_as_two_in_a_study(tmp_path):
 )
 def test_audit_names_a_misspelt_keyword(settings, told):
     refused(lambda: audit("dfa", **settings), told)
-    refused(lambda: audit(["dfa"]), "method must be one name")
+    refused(lambda: audit([["dfa"]]), "method must be one name")

@@ -27,11 +27,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # The extra that a module belongs to: it is imported by those alone who have installed this extra.
 BELONGS = {
     "audit": "audit",
+    "comparisons": "audit",
     "figures": "audit",
+    "findings": "audit",
     "kernels": "notebooks",
     "judge": "audit",
+    "judge_measures": "audit",
     "latex": "audit",
     "measured": "audit",
+    "page": "audit",
+    "page_charts": "audit",
     "pipeline": "notebooks",
     "preloaded": "notebooks",
     "protocol": "audit",
@@ -40,6 +45,7 @@ BELONGS = {
     "study": "audit",
     "table1": "audit",
     "tables": "audit",
+    "tuning": "audit",
 }
 HEAVY = {"torch", "matplotlib", "pandas", "scipy", "sklearn", "torchvision", "PIL"}
 HEAVY |= {"IPython", "ipykernel", "jupyter_client", "nbformat", "papermill", "distributed"}
