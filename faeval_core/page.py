@@ -109,10 +109,12 @@ def section(audit, is_one_of_several: bool) -> str:
 def rows(head: Sequence[str], body: Sequence[Sequence[str]], own: int | None = None) -> str:
     """A table of plain text."""
     cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-    lines = [f"<tr>{cells}</tr>"] if head else []
+    lines = [f"<tr>{cells}</tr>"]
     for k, row in enumerate(body):
         tag = '<tr class="own">' if k == own else "<tr>"
-        lines.append(tag + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>")
+        named = zip(head, row)  # a phone shows a row as a list, with the head of each cell
+        told = (f'<td data-label="{escape(h)}">{escape(str(cell))}</td>' for h, cell in named)
+        lines.append(f"{tag}{''.join(told)}</tr>")
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
@@ -216,9 +218,10 @@ def command(audit) -> str:
 
 
 def closing(audits) -> str:
-    made = made_by()
-    versions = f"faeval {__version__}, commit {made['commit'] or 'unknown (a wheel)'}, "
-    versions += f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}."
+    made = made_by() | (audits[0].records[0].provenance if audits[0].records else {})
+    versions = f"The records were made by faeval {made['package']}, "
+    versions += f"commit {made['commit'] or 'unknown (a wheel)'}, torch {made['torch']}, "
+    versions += f"numpy {made['numpy']}, Python {made['python']}, on {made['cpu']}."
     meanings = [f"({k}) {MEANING[k]}." for k in ("a", "b", "c", "d", "e")]
     meanings.append(f"(b') {MEANING['twin']}; or {MEANING['rescaling']}.")
     commands = "\n".join(dict.fromkeys(command(a) for a in audits))

@@ -6,7 +6,7 @@ from . import figures, protocol, svg, tables
 from .letters import ALL, LEAST_ROOM, SPELLED, THRESHOLDS, TWIN_FLOOR
 from .stats import mean_sd
 
-COPY = "#bb44aa"  # of the copied δ_L
+COPY = "#b8860b"  # of the copied δ_L
 
 
 def values_of(case, letter: str) -> float | None:

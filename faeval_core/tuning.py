@@ -42,7 +42,8 @@ class Tuning:
 def check_rates(lr) -> tuple[float, ...]:
     """Learning rates, each of them once; ValueError for anything else."""
     rates = tuple(lr) if isinstance(lr, (list, tuple)) else (lr,)
-    if not rates or len(set(rates)) < len(rates):
+    are_numbers = all(isinstance(rate, (int, float)) for rate in rates)
+    if not rates or not are_numbers or len(set(rates)) < len(rates):
         raise ValueError(f"lr must be one learning rate or several, each of them once, not {lr!r}")
     return rates
 
