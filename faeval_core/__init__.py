@@ -38,8 +38,8 @@ HOMES = {  # module: the public names that it defines
     "models": ("Model", "register_model"),
     "runs": ("RunRecord", "Store", "run"),
     "measure.judge": ("judge",),
-    "measure.measured": ("verdict_from",),
     "report.audit": ("audit",),
+    "report.measured": ("verdict_from",),
     "report.study": ("Study",),
 }
 FOLDERS = {  # of modules that are found under their own name, too
@@ -79,7 +79,7 @@ MOVED = {  # module of version 0.2: where it is since
     "images": "data",
     "judge": "measure.judge",
     "latex": "report.latex",
-    "measured": "measure.measured",
+    "measured": "report.measured",
     "pipeline": "report.pipeline",
     "protocol": "measure.protocol",
     "stats": "measure.stats",

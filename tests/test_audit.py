@@ -13,8 +13,9 @@ from faeval_core.measure import diagnostics as diag
 from faeval_core.measure import protocol
 from faeval_core.methods import METHODS, LocalMethod
 from faeval_core.methods.dfa import DFA
-from faeval_core.report.audit import Audit
-from faeval_core.runs.store import RunRecord
+from faeval_core.report import tuning
+from faeval_core.report.audit import Audit, audit
+from faeval_core.runs import RunRecord, Store
 
 MODELS = {
     "resmlp": {},
@@ -232,3 +233,99 @@ def test_an_audit_of_older_records_still_sets_the_two_beside_each_other(pixels):
         in Audit(tiny("dfa"), {"dfa": [replace(records[0], diagnostics={"2": bare})]}).trained
     )
     assert "oracle" in METHODS
+
+
+def test_a_learning_rate_is_the_best_on_held_out_training_images_of_each(pixels, tmp_path):
+    """Chosen by seeds that are not reported, the same for all methods, company included, and the
+    test set has no say."""
+    found = audit(
+        "dfa",
+        dataset="blobs",
+        lr=[1e-5, 1e-2],
+        seeds=(1,),
+        tuning_seeds=(5,),
+        results=tmp_path,
+        epochs=1,
+        width=8,
+        depth=2,
+        augment=False,
+    )
+    rates = found.rates
+    assert set(rates.scores) == set(found.arms) == {"dfa", "bp", "frozen", "frozen_dfa"}
+    for arm, scores in rates.scores.items():
+        assert list(scores) == [1e-5, 1e-2] and all(len(v) == 1 for v in scores.values())
+        assert rates.chosen[arm] == max(scores, key=lambda lr: scores[lr][0])
+        assert {r.config.lr for r in found.arms[arm]} == {rates.chosen[arm]}
+        assert [r.config.seed for r in found.arms[arm]] == [1]
+    kept = [r.config for r in Store(tmp_path).all()]
+    assert {(c.dataset, c.seed) for c in kept} == {("blobs", 1), ("blobs+validation", 5)}
+
+
+@pytest.mark.parametrize("lr", [[], [1e-3, 1e-3], [0.1, "fast"]])
+def test_learning_rates_are_numbers_each_of_them_once(lr):
+    with pytest.raises(ValueError, match="lr must be"):
+        audit("dfa", dataset="digits", seeds=(1,), lr=lr, train=False)
+
+
+def test_a_seed_does_not_choose_the_rate_at_which_it_is_reported(tmp_path):
+    with pytest.raises(ValueError, match=r"seeds \[2\] would choose the learning rate"):
+        audit("dfa", seeds=(1, 2), tuning_seeds=(2, 3), lr=[1e-3, 1e-2], results=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scores, chosen",
+    [
+        ({1e-3: [0.5, 0.7], 1e-2: [0.9, None]}, 1e-3),
+        ({1e-2: [0.6], 1e-3: [0.6]}, 1e-3),
+        ({1e-3: [None]}, None),
+        ({1e-3: [0.1], 1e-2: [0.2], 1e-1: [0.15]}, 1e-2),
+    ],
+)
+def test_a_rate_is_taken_by_its_mean_and_not_where_a_seed_diverged(scores, chosen):
+    assert tuning.best(scores) == chosen
+    found = tuning.Tuning(tuple(scores), (7,), {"r": scores}, {"r": chosen})
+    at_end = len(scores) > 1 and chosen in (min(scores), max(scores))
+    assert any("widen the grid" in note for note in found.notes) is at_end
+
+
+def test_several_rules_on_several_models_share_their_company(tmp_path):
+    """Options and models have an Audit each; what they are set beside trains once per model."""
+    found = audit(
+        ["dfa", ("fa", {"feedback_scale": 0.5}), "fa"],
+        models=["resmlp", "convnet"],
+        seeds=(1,),
+        results=tmp_path,
+        train=False,
+        width=16,
+    )
+    assert [(a.label, a.base.model) for a in found] == [
+        (label, model)
+        for model in ("resmlp", "convnet")
+        for label in ("dfa", "fa (feedback_scale=0.5)", "fa")
+    ]
+    for a in found:
+        assert {"bp", "dfa", "frozen", "frozen_dfa", a.label} == set(a.arms)
+    assert found[1].base.options["feedback_scale"] == 0.5
+    assert found[3].base.depth == 3 and found[0].base.depth == 4
+    with pytest.raises(ValueError, match="'fa' is named twice"):
+        audit(["fa", "fa"], seeds=(1,), results=tmp_path, train=False)
+
+
+def test_a_letter_is_undefined_with_the_level_and_its_reason(pixels):
+    """Where a level has another shape than the top, whose gradient is copied."""
+    plain = trained(pixels, DFA, 1)
+    gone = plain.final | {"gamma_copied": [None, None, None, 1.0], "gamma": [0.1, 0.2, None, 1.0]}
+    other = replace(plain, diagnostics={"2": gone | {"undefined": {"gamma": "it is zero"}}})
+    told = Audit(tiny("dfa"), {"dfa": [other], "frozen": [plain]}).lines
+    assert "(e) is undefined in 1 of 1 seeds: at level 2: it is zero." in told
+    assert "Γ is undefined at level 2 in 1 of 1 seeds: it is zero." in told
+    gone["gamma"] = plain.final["gamma"]
+    told = Audit(tiny("dfa"), {"dfa": [replace(plain, diagnostics={"2": gone})]}).lines
+    assert any("(e) is undefined" in line and "another shape" in line for line in told)
+
+
+def test_a_negative_cosine_at_one_level_asks_for_its_sign(pixels):
+    plain = trained(pixels, DFA, 1)
+    low = replace(plain, diagnostics={"2": plain.final | {"gamma": [0.9, -0.4, 0.9, 1.0]}})
+    told = Audit(tiny("dfa"), {"dfa": [low]}).lines
+    assert "Γ is negative at level 1 (-0.40): check the sign of its credit there." in told

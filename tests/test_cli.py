@@ -12,11 +12,12 @@ from conftest import blob_images, write_tar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, LocalMethod, RunConfig, Store, audit, data, runs
+from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
 from faeval_core.__main__ import main
 from faeval_core.cli.commands import FIELDS
 from faeval_core.ground.files import publish_json
 from faeval_core.ground.terminal import ASCII, prepare_streams
+from faeval_core.report import audit
 from faeval_core.runs import costs
 from faeval_core.runs.costs import cost_flops
 
@@ -420,7 +421,7 @@ def test_audit_tells_which_seeds_diverged_and_refuses_repeated_ones():
         def credit(self, p, s, hs, logits, y):
             return [self.exact_credit(p, hs, y, l) * s["scale"] for l in range(len(hs))]
 
-    found = audit(Unlucky, seeds=(1, 2), epochs=1, width=8, depth=2)
+    found = audit(Unlucky, seeds=(1, 2), dataset="digits", epochs=1, width=8, depth=2)
     assert found.table.loc["unlucky", "n"] == 1 and "diverged: 1 of 2 seeds" in found.lines[0]
     assert any(line.startswith("Seed 2 diverged at step ") for line in found.lines)
     for seeds in ((1, 1), ()):
@@ -441,15 +442,14 @@ def test_audit_asks_for_the_sign_of_credit_that_points_uphill():
             return [-self.exact_credit(p, hs, y, l) for l in range(len(hs))]
 
     with pytest.warns(UserWarning, match="check the sign"):
-        found = audit(Uphill, seeds=(1, 2), epochs=1, width=8, depth=2)
+        found = audit(Uphill, seeds=(1, 2), dataset="digits", epochs=1, width=8, depth=2)
     told = (
         "Γ is -1.00, the mean over all levels, in 2 of 2 seeds: check the sign of its "
         "credit, which is that of the gradient."
     )
     assert told in found.lines
-    assert not any(
-        "sign" in line for line in audit("dfa", seeds=(1,), epochs=1, width=8, depth=2).lines
-    )
+    small = {"dataset": "digits", "epochs": 1, "width": 8, "depth": 2}
+    assert not any("sign" in line for line in audit("dfa", seeds=(1,), **small).lines)
 
 
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
@@ -460,14 +460,14 @@ def test_audit_leaves_what_concerns_credit_to_those_that_have_some():
         "rule": "cosine",
         "exploit": True,
     }
-    found = audit("fa", seeds=(1,), epochs=1, width=8, depth=2, lr=0.01, **credit)
+    found = audit("fa", seeds=(1,), dataset="digits", epochs=1, width=8, depth=2, lr=0.01, **credit)
     assert any(
         "less that of δ_L copied to every level of the same nets" in line for line in found.lines
     )
     for name, (record,) in found.arms.items():
         wanted = (
             credit
-            if name in ("fa", "dfa")
+            if name in ("fa", "dfa", "frozen_dfa")
             else {k: f.default for k, f in FIELDS.items() if k in credit}
         )
         assert {k: getattr(record.config, k) for k in credit} == wanted and record.config.lr == 0.01

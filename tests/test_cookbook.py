@@ -20,6 +20,7 @@ from faeval_core import METHODS, preflight
 from faeval_core.ground.streams import stream
 from faeval_core.measure import diagnostics, protocol
 from faeval_core.methods.base import takes_x
+from faeval_core.methods.fa import Structured
 from faeval_core.training import Ensemble, fresh_progress, noise, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -512,6 +513,45 @@ def test_a_twin_whose_net_is_not_learnt_is_told_by_its_leaves(name, twin):
     assert not errors and re.search(r"no term of its scalar reaches aux\.", told)
 
 
+def untaught(self, p, s, hs, logits, y):
+    return 0.0, {}
+
+
+class Transposed(Structured):
+    """Errors travel back through the forward weights the wrong way round."""
+
+    name = "transposed"
+
+    def feedback(self, p, s):
+        return {f"{k}.feedback": w.T for k, w in self.weights(p).items()}
+
+
 def test_a_mirror_that_is_not_learnt_is_told_by_the_copy(pixels, twin):
-    twin("weight_mirror", auxiliary=lambda self, p, s, hs, logits, y: (0.0, {}))
+    twin("weight_mirror", auxiliary=untaught)
     assert abs(lead_over_copy("twin", pixels)) < 0.002 < lead_over_copy("weight_mirror", pixels)
+
+
+@pytest.mark.parametrize(
+    "name, fires",
+    [
+        ("untaught mirror", True),
+        ("transposed", True),
+        ("untaught inverses", True),
+        ("dfa", True),
+        ("weight_mirror", False),
+        ("kp", False),
+        ("oracle", False),
+    ],
+)
+def test_credit_that_is_no_better_than_the_copy_has_a_letter_of_its_own(
+    name, fires, pixels, twin, monkeypatch
+):
+    """Well aligned as it may be, as blocks begin near zero: what was not learned, or learned the
+    wrong way, is named, and what was is not."""
+    monkeypatch.setitem(METHODS, "transposed", Transposed)
+    of = {"untaught mirror": "weight_mirror", "untaught inverses": "difference_target"}
+    if name in of:
+        twin(of[name], auxiliary=untaught)
+    cfg = small("twin" if name in of else name, depth=4, epochs=2, lr=3e-2, batch_size=50)
+    _, final = trained(cfg, pixels)
+    assert protocol.fires(final)["e"] is fires, protocol.beside_copy(final)

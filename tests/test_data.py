@@ -627,3 +627,36 @@ def test_a_store_refuses_other_images_of_the_same_name(blobs, tmp_path):
     store.check_dataset(data.load("digits"))
     with pytest.raises(ValueError, match="fingerprint"):
         Store(tmp_path).check_dataset(other)
+
+
+def test_sums_of_digits_are_of_two_digits_of_one_split():
+    sums, digits = data.load("digit-sums"), data.load("digits")
+    assert sums.image_shape == (1, 8, 16) and sums.classes == digits.classes
+    for split in ("train", "test"):
+        x, y = getattr(sums, f"{split}_x"), getattr(sums, f"{split}_y")
+        known = getattr(digits, f"{split}_x"), getattr(digits, f"{split}_y")
+        labels = {image.numpy().tobytes(): label.item() for image, label in zip(*known)}
+        for pair, label in list(zip(x, y))[:200]:
+            halves = (half.contiguous().numpy().tobytes() for half in pair.split(8, dim=-1))
+            assert sum(labels[half] for half in halves) % 10 == label
+
+
+@pytest.mark.parametrize("name", ["digits", "digit-sums", "teacher-a1.0-L1-small"])
+def test_a_validation_split_is_of_training_images_alone(name):
+    """It parts them: each is in one of its two sides, and no image of the test set is."""
+    whole, split = data.load(name), data.load(name + data.VALIDATION)
+    parts = torch.cat([split.train_x, split.test_x]), torch.cat([split.train_y, split.test_y])
+    assert len(split.test_y) == round(data.HELD_OUT * len(whole.train_y))
+    rows = [
+        sorted(zip((x.numpy().tobytes() for x in xs), ys.tolist()))
+        for xs, ys in (parts, (whole.train_x, whole.train_y))
+    ]
+    assert rows[0] == rows[1]
+    assert split.fingerprint != whole.fingerprint
+
+
+def test_what_is_embedded_or_no_picture_is_not_augmented():
+    assert not data.augments("digits") and not data.augments("digit-sums")
+    assert not data.augments("teacher-a1.0-L4") and data.augments("cifar10")
+    assert data.test_images("digit-sums") == 2560 and data.test_images("cifar10") == 10_000
+    assert data.test_images("nobody-knows") is None

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, RunConfig, Store, audit, run
+from faeval_core import METHODS, RunConfig, Store, run
 from faeval_core.config import CHOICES
 from faeval_core.models import MODELS
 from faeval_core.owncode import is_own
+from faeval_core.report import audit
 from faeval_core.report.study import Study, seeds
 from faeval_core.settings import identity
 from faeval_core.settings.values import Options, plain
@@ -437,4 +438,4 @@ def test_one_run_never_counts_as_two_in_a_study(tmp_path):
 )
 def test_audit_names_a_misspelt_keyword(settings, told):
     refused(lambda: audit("dfa", **settings), told)
-    refused(lambda: audit(["dfa"]), "method must be one name")
+    refused(lambda: audit([["dfa"]]), "method must be one name")

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_judge import LEVELS, WRITERS, Stream, bp, samples
 
-from faeval_core import judge
 from faeval_core.__main__ import main
-from faeval_core.measure import protocol
-from faeval_core.measure.measured import KNOWN, STATUS, verdict_from
+from faeval_core.measure import judge, protocol
+from faeval_core.measure.letters import SPELLED
+from faeval_core.report.measured import KNOWN, STATUS, verdict_from
 
 SOUND = {
     "method": "mine",
@@ -23,12 +23,13 @@ SOUND = {
     "accuracy": 0.6,
     "frozen_accuracy": 0.3,
     "growth": 2.0,
-    "g_norm": [1e-3, 1e-3],
+    "g_norm": [1e-3, 1e-3, 1e-3],
     "stability": 0.1,
     "twin": 1.0,
-    "gamma": [0.5, 0.6],
-    "gamma_rescaled": [0.5, 0.6],
-    "g_norm_rescaled": [1e-8, 1e-8],
+    "gamma": [0.5, 0.5, 0.6],
+    "gamma_copied": [0.2, 0.3, 1.0],
+    "gamma_rescaled": [0.5, 0.5, 0.6],
+    "g_norm_rescaled": [1e-8, 1e-8, 1e-8],
     "rescale_factor": 1e5,
 }
 
@@ -55,16 +56,22 @@ def without(*columns):
         ({"twin": [1.0, 0.98]}, "b'", True),
         ({"twin": None}, "b'", None),
         ({"twin": [1.0, None]}, "b'", None),
-        ({"gamma_rescaled": [0.5, 0.62]}, "b'", True),
-        ({"gamma_rescaled": [0.5, 0.609]}, "b'", False),
+        ({"gamma_rescaled": [0.5, 0.5, 0.62]}, "b'", True),
+        ({"gamma_rescaled": [0.5, 0.5, 0.609]}, "b'", False),
         ({"gamma_rescaled": [0.5]}, "b'", None),
         ({"rescale_factor": None}, "b'", None),
-        ({"g_norm_rescaled": [1e-3, 1e-3]}, "b'", None),
+        ({"g_norm_rescaled": [1e-3] * 3}, "b'", None),
         (
             {"gamma": 0.5, "g_norm": 1e-3, "gamma_rescaled": 0.5, "g_norm_rescaled": 1e-8},
             "b'",
             None,
         ),
+        ({"gamma_copied": [0.2, 0.45, 1.0]}, "e", True),
+        ({"gamma_copied": [0.2, 0.44, 1.0]}, "e", False),
+        ({"gamma_copied": [0.2, 0.6, 1.0]}, "e", True),
+        ({"gamma_copied": [0.2, None, 1.0]}, "e", None),
+        ({"gamma": [0.5, 0.985, 0.6], "gamma_copied": [0.2, 0.985, 1.0]}, "e", None),
+        ({"gamma_copied": None}, "e", None),
         ({"stability": 0.31}, "c", True),
         ({"stability": pd.NA}, "c", None),
         ({"accuracy": 0.319}, "d", True),
@@ -102,11 +109,23 @@ def test_any_columns_may_be_missing(gone, how):
         "b": {"g_norm"},
         "c": {"stability"},
         "d": {"accuracy", "frozen_accuracy"},
-        "b'": set(COLUMNS) - {"growth", "stability", "accuracy", "frozen_accuracy"},
+        "b'": set(COLUMNS) - {"growth", "stability", "accuracy", "frozen_accuracy", "gamma_copied"},
+        "e": {"gamma", "gamma_copied"},
     }
     for letter, columns in needs.items():
         assert (letter in found.undefined["mine"]) == bool(columns & gone), letter
     assert all(found.undefined["mine"].values())
+
+
+def test_a_letter_that_bps_own_rows_fire_has_no_power_over_the_others():
+    rows = [SOUND | {"stability": 0.5}, SOUND | {"method": "BP", "stability": 0.6}]
+    found = verdict_from(rows)
+    assert found.powerless == ["c"]
+    assert "  (c) has no power here: BP itself fires it." in found.lines
+    table = found.to_frame()
+    assert table.loc["mine", "published protocol"].endswith("no power here: (c)")
+    assert table.loc["BP", "published protocol"] == "fires (c)"
+    assert sum("Withdraw" in line for line in found.lines) == 1  # what BP's own rows say
 
 
 def test_frozen_rows_are_the_baseline_of_their_seed_or_by_their_mean():
@@ -211,7 +230,8 @@ def test_the_command_line_judges_a_file(tmp_path, capsys):
     path = tmp_path / "numbers.csv"
     path.write_text("method,growth\nmine,60\n", encoding="utf-8")
     assert main(["judge", str(path)]) == 0
-    assert "mine: fires (a); undefined: (b), (c), (d) (published" in capsys.readouterr().out
+    told = "mine: fires (a) runaway growth; undefined: (b), (c), (d) (published"
+    assert told in capsys.readouterr().out
     path.write_text("method,growth\nmine,lots\n", encoding="utf-8")
     for file, told in ((path, "row 1 (mine): growth is 'lots'"), (tmp_path / "x.csv", "x.csv")):
         assert main(["judge", str(file)]) == 2 and told in capsys.readouterr().err
@@ -224,7 +244,8 @@ def test_the_examples_of_the_page_run(capsys):
     for block in blocks:
         exec(compile(block, "docs/judge.md", "exec"), names)
     told = capsys.readouterr().out
-    assert len(blocks) == 2 and "dfa: fires (a), (b), (d); undefined: (c) (published" in told
+    fired = f"({', '.join(f'({k}) {SPELLED[k]}' for k in 'abd')}; undefined: (c) (published"
+    assert len(blocks) == 2 and f"dfa: fires {fired[1:]}" in told
     assert names["found"].fired["b'"] is not None and names["table"]["rho"].notna().all()
     listed = re.search(r"^Columns: (.*?)\. One ", page, re.DOTALL | re.MULTILINE)[1]
     named = set(re.findall(r"`(\w+)`", listed)) - {"frozen", *STATUS, "h_norm_0", "h_norm_1"}

@@ -28,8 +28,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # The extra that a module or folder belongs to: it is imported by those alone who have installed
 # this extra.
 BELONGS = {
+    "measure.comparisons": "audit",
     "measure.judge": "audit",
-    "measure.measured": "audit",
+    "measure.judge_measures": "audit",
     "measure.protocol": "audit",
     "measure.stats": "audit",
     "report": "audit",

@@ -37,6 +37,7 @@ def diagnosis(rescaled=None, **changes):
         "stability": 0.1,
         "twin": [1.0] * 4,
         "gamma": [0.5, 0.4, 0.2, 1.0],
+        "gamma_copied": [0.1, 0.1, 0.1, 1.0],
         "gamma_block": [0.1, 0.2, 0.3],
         "gamma_block_clamped": [0.0, 0.1, 0.2],
         "rho": [0.5] * 4,
@@ -83,6 +84,14 @@ def record(accuracy=0.5, seed=1, growth=(1.0, 2.0), g_norm=(1e-3, 1e-3), **chang
         ({"twin": [0.9] * 4, "rescaled": {"g_norm": [1e-3] * 4}}, "b'", True),
         ({"g_norm": [0.0, 1e-3, 1e-3, 1e-3]}, "b'", False),
         ({"rescaled": {"gamma": [0.1] * 4, "repeatable": False}}, "b'", None),
+        ({"gamma_copied": [0.0, 0.2, 0.2, 1.0]}, "e", False),
+        ({"gamma_copied": [0.0, 0.3, 0.2, 1.0]}, "e", True),
+        ({"gamma_copied": [0.0, 0.9, 0.9, 1.0]}, "e", True),
+        ({"gamma": [0.1, 0.99, 0.99, 1.0], "gamma_copied": [0.1, 0.99, 0.98, 1.0]}, "e", None),
+        ({"gamma": [0.1, 0.9, 0.9, 1.0], "gamma_copied": [0.1, 0.99, 0.99, 1.0]}, "e", True),
+        ({"gamma": [None, 0.4, 0.2, None]}, "e", False),
+        ({"gamma_copied": [0.1, None, 0.1, 1.0]}, "e", None),
+        ({"gamma": [0.5, 1.0], "gamma_copied": [0.1, 1.0]}, "e", None),
     ],
 )
 def test_each_diagnostic_fires_beyond_its_published_threshold(changes, letter, fired):
@@ -94,21 +103,22 @@ def test_what_is_not_measured_is_undefined_with_its_reason():
     sound = diagnosis()
     assert protocol.undefined(sound, 0.5, 0.3) == {}
     hang_on = {"growth": "a", "g_norm": ("b", "b'"), "stability": "c"}
-    hang_on |= dict.fromkeys(("twin", "gamma", "rescaled"), ("b'",))
+    hang_on |= dict.fromkeys(("twin", "rescaled"), ("b'",))
+    hang_on |= {"gamma": ("b'", "e"), "gamma_copied": ("e",)}
     for key, letters in hang_on.items():
         without = {k: v for k, v in sound.items() if k != key}
         why = protocol.undefined(without, 0.5, 0.3)
         assert why == dict.fromkeys(letters, f"no `{key}` was measured")
         told = without | {"undefined": {key: "a state is zero"}}
         assert protocol.undefined(told, 0.5, 0.3) == dict.fromkeys(letters, "a state is zero")
-    assert set(protocol.undefined({})) == set("abcd") | {"b'"}
+    assert set(protocol.undefined({})) == set(protocol.ALL)
     assert protocol.undefined(sound) == {"d": "no accuracy is given"}
     assert "frozen" in protocol.undefined(sound, 0.5)["d"]
     for changes in (
         {"rescaled": {"g_norm": [1e-3] * 4}},
         {"rescaled": {"repeatable": False}},
         {"rescaled": {"gamma": [None] * 4}},
-        {"gamma": [None] * 4},
+        {"gamma": [None, 0.5, 0.2, 1.0]},
     ):
         (why,) = protocol.undefined(diagnosis(**changes), 0.5, 0.3).items()
         assert why[0] == "b'" and why[1]
@@ -133,7 +143,7 @@ def test_the_lead_over_a_copy_is_taken_at_the_hidden_levels_of_one_net():
     )
     assert (
         protocol.over_copy(diagnosis(gamma_copied=[0.9, None, 0.1, 1.0])) is None
-        and protocol.over_copy(diagnosis()) is None
+        and protocol.over_copy(diagnosis(gamma_copied=None) | {"gamma_copied": ()}) is None
     )
 
 

@@ -172,20 +172,24 @@ def status(args) -> None:
 
 
 def audit(args) -> int:
-    from ..report.audit import audit
+    from ..report.audit import TASK, Audit, audit
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "do", "method_file")}
     given |= {k: dict(given[k]) for k in ("options", "model_options") if k in given}
-    data.check_name(given.get("dataset", "digits"), args.results)
-    RunConfig(**{k: v for k, v in given.items() if k in FIELDS})
+    data.check_name(given.get("dataset", TASK), args.results)
+    methods = given["method"]
+    own = {k: v for k, v in given.items() if k in FIELDS and k not in ("method", "lr")}
+    for method in methods:
+        RunConfig(method, **own)
     note_new(Path(args.results))
-    found = audit(**given)
+    found = audit(**given | {"method": methods if len(methods) > 1 else methods[0]})
     print(found.text)
-    return 0 if all(found.arms.values()) else 1
+    audits = [found] if isinstance(found, Audit) else found
+    return 0 if all(records for each in audits for records in each.arms.values()) else 1
 
 
 def judge(args) -> None:
-    from ..measure.measured import verdict_from
+    from ..report.measured import verdict_from
 
     print(verdict_from(args.numbers).text)
 

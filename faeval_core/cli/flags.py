@@ -31,17 +31,21 @@ def assignment(text):
     return name, list(value) if isinstance(value, tuple) else value
 
 
+def numbers(text):
+    return [float(part) for part in text.split(",")]
+
+
 def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
-def setting_flags(p, **defaults):
-    """A flag for every setting of a run that is a number, a word or a switch; defaults: those that
-    are others here, as told.
+def setting_flags(p, but=(), **defaults):
+    """A flag for every setting of a run that is a number, a word or a switch, but for some;
+    defaults: those that are others here, as told.
     """
     for name, f in FIELDS.items():  # seeds are given by the list; upstream runs are for notebooks
         kind = type(f.default)
-        if kind not in (bool, int, float, str) or name in ("seed", "upstream_epoch"):
+        if kind not in (bool, int, float, str) or name in ("seed", "upstream_epoch", *but):
             continue
         choices = f": {', '.join(CHOICES[name])}" if name in CHOICES else ""
         text = f"{f.metadata['help']}{choices} (default {defaults.get(name, f.default)})"
@@ -153,9 +157,20 @@ def judge_flags(p) -> None:
 def audit_flags(p) -> None:
     store_flags(p)
     training_flags(p)
-    p.add_argument("method", help="name of a method, of faeval or of --method-file")
+    p.add_argument(
+        "method", type=names, help="one or more methods, of faeval or of --method-file: dfa,fa"
+    )
+    p.add_argument("--models", type=names, help="several models, in place of --model")
     p.add_argument("--seeds", type=integers, help="default 42,123,456")
-    setting_flags(p, dataset="digits", augment="on for all but digits")
+    p.add_argument(
+        "--lr", type=numbers, help="or several, of which each method gets its best: 1e-3,3e-3"
+    )
+    p.add_argument("--tuning-seeds", type=integers, help="that choose among them (default 7,77)")
+    p.add_argument("--within", type=float, help="accuracy that makes no odds (default 0.01)")
+    own = {"width": 64, "epochs": 15}
+    told = {name: f"{FIELDS[name].default}; {value} on digit-sums" for name, value in own.items()}
+    augment = "on where there are pictures"
+    setting_flags(p, but=("lr",), dataset="digit-sums", augment=augment, **told)
     p.add_argument("--html", help="write a self-contained page with table and figures")
 
 

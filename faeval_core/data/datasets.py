@@ -1,9 +1,9 @@
 """Datasets by name.
 
-Built in: digits (scikit-learn, nothing to download), cifar10, cifar100, fashionmnist (torchvision's
-downloader). Any image-folder tree or tar archive `train/<class>/*`, `test/<class>/*`, and any table
-of numbers, can be registered under a name of its own. Files live in $FAEVAL_DATA (default
-~/.cache/faeval).
+Built in: digits (scikit-learn, nothing to download) and digit-sums (made of them), cifar10,
+cifar100, fashionmnist (torchvision's downloader). Any image-folder tree or tar archive
+`train/<class>/*`, `test/<class>/*`, and any table of numbers, can be registered under a name of its
+own. Files live in $FAEVAL_DATA (default ~/.cache/faeval).
 """
 
 import json
@@ -34,6 +34,9 @@ TORCHVISION = {  # name -> (torchvision class, mean, std)
     "fashionmnist": ("FashionMNIST", (0.2860,), (0.3530,)),
 }
 UNSCALED = {"mean": (0.0,), "std": (1 / 255,)}  # of inputs that are used as they are
+PAIRS = {"train": 5120, "test": 2560}  # of digits, whose sum is to be told
+VALIDATION = "+validation"  # after a dataset's name: its training images alone, split
+HELD_OUT = 0.2  # share of them that takes the place of the test set
 PADDING = 4
 NAME, LONGEST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"), 64
 
@@ -90,6 +93,27 @@ def _digits(name: str) -> Dataset:
     )
 
 
+def _digit_sums(name: str) -> Dataset:
+    """Two digits side by side, labelled by the last digit of their sum: what one layer cannot tell.
+    Both of a pair are of the same split of `digits`.
+    """
+    digits, tensors = _digits("digits"), []
+    for split, count in PAIRS.items():
+        x, y = getattr(digits, f"{split}_x"), getattr(digits, f"{split}_y")
+        left, right = torch.randint(len(y), (2, count), generator=stream(0, f"{name}.{split}"))
+        tensors += [torch.cat([x[left], x[right]], -1), (y[left] + y[right]) % 10]
+    return Dataset(name, *tensors, digits.classes, digits.mean, digits.std)
+
+
+def _split(data: Dataset) -> Dataset:
+    """A dataset of the training images of another: a fifth of them, drawn, is its test set."""
+    held = round(HELD_OUT * len(data.train_y))
+    order = torch.randperm(len(data.train_y), generator=stream(0, "validation"))
+    parts = (order[held:], order[:held])
+    tensors = [t[part] for part in parts for t in (data.train_x, data.train_y)]
+    return Dataset(data.name + VALIDATION, *tensors, data.classes, data.mean, data.std)
+
+
 def _torchvision(name: str) -> Dataset:
     import torchvision
 
@@ -144,7 +168,8 @@ def kept_shape(name: str) -> tuple[tuple, int] | None:
     return tuple(shape), count
 
 
-BUILT_IN = {"digits": _digits, **dict.fromkeys(TORCHVISION, _torchvision)}
+EMBEDDED = {"digits": _digits, "digit-sums": _digit_sums}  # which need no download
+BUILT_IN = {**EMBEDDED, **dict.fromkeys(TORCHVISION, _torchvision)}
 
 
 def known_datasets() -> list[str]:
@@ -154,6 +179,21 @@ def known_datasets() -> list[str]:
     kept = (p.stem for p in data_home().glob("*.safetensors"))
     registered = sorted(name for name in kept if not name_fault(name))
     return [*BUILT_IN, *synthetic.NAMES, *registered]
+
+
+def test_images(name: str) -> int | None:
+    """How many images the test set of a dataset has; None where it is not here."""
+    is_here = synthetic.is_synthetic(name) or name in EMBEDDED
+    is_here = is_here or (name not in BUILT_IN and name in known_datasets())
+    return 10_000 if name in TORCHVISION else len(load(name).test_y) if is_here else None
+
+
+def augments(name: str) -> bool:
+    """Whether an audit crops and flips the images of a dataset: not those that are embedded, nor
+    what is no picture.
+    """
+    shape, _ = kept_shape(name) or ((), 0)
+    return not (name in EMBEDDED or synthetic.is_synthetic(name) or shape[:2] == (1, 1))
 
 
 def name_fault(name) -> str | None:
@@ -186,7 +226,11 @@ def check_name(name: str, results) -> None:
 @cache
 def load(name: str) -> Dataset:
     """The dataset registered as `name`. Raises DatasetMissing, naming the way out, where its images
-    are not here, and ValueError for what can be no dataset's name."""
+    are not here, and ValueError for what can be no dataset's name. With `+validation` behind a
+    name: its training images, split, so that a setting can be chosen without its test set.
+    """
+    if isinstance(name, str) and name.endswith(VALIDATION):
+        return _split(load(name.removesuffix(VALIDATION)))
     if isinstance(name, str) and synthetic.is_synthetic(name):
         return Dataset(name, *synthetic.tensors(name), tuple(map(str, range(10))), **UNSCALED)
     if name in BUILT_IN:

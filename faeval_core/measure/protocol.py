@@ -1,57 +1,62 @@
 """Measurements to fired diagnostics to verdict: the protocol as published, and its scale-invariant
-counterpart.
-
-Published (SCIENCE section 4): (a) growth > 50, (b) ‖g_L‖ < 1e-7, (c) stability > 0.30, (d) accuracy
-less the frozen baseline < 2.0 points. Growth, stability and accuracy do not change when the
-residual stream is rescaled without changing the function; ‖g_L‖ does. Its counterpart (b') asks
-what (b) is meant to ask: is the reference gradient numerically valid?
+counterpart, whose letters are told in `letters`.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from statistics import fmean
 from typing import NamedTuple
 
+from .letters import (
+    ALL,
+    COUNTERPART,
+    INVARIANT,
+    LEAST_ROOM,
+    MEANING,
+    OWN_FLOOR,
+    OWN_GAP,
+    PUBLISHED,
+    RESCALE_DRIFT,
+    SPELLED,
+    THRESHOLDS,
+    TWIN_FLOOR,
+    UPHILL,
+    WITHDRAW,
+)
 from .stats import mean_sd
 
-THRESHOLDS = {"a": 50.0, "b": 1e-7, "c": 0.30, "d": 0.02}
-TWIN_FLOOR = 0.99  # (b'): cosine of the fp32 gradient with its fp64 twin, at every level
-# update and what credit makes are one above; cosines further apart than this differ
-OWN_FLOOR, OWN_GAP = 0.99, 0.1
-RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving rescaling of the stream
-UPHILL = -0.1  # Γ below which credit is likely to have the wrong sign
-
-MEANING = {
-    "a": "growth: the scale of the residual stream runs away",
-    "b": "floor: ‖g_L‖ is below the published floor of 1e-7",
-    "twin": "reference: the fp32 gradient fails its fp64 twin",
-    "rescaling": (
-        "reference: Γ moves when the stream is rescaled and no logit changes; credit "
-        "hangs on the scale in direction"
-    ),
-    "c": "stability: the gradient direction is shared across batches",
-    "d": "depth: accuracy is less than 2 points above the frozen baseline",
-}
-WITHDRAW = {
-    "a": "comparisons of norms or of unnormalised credit across levels or methods",
-    "b": (
-        "alignment figures taken with an eps-clamped cosine (exact cosines stand where b' is "
-        "silent)"
-    ),
-    "b'": (
-        "every alignment figure of this net: its reference is not valid, or depends on the "
-        "scale of its stream"
-    ),
-    "twin": "every alignment figure of this net: its reference is not valid",
-    "rescaling": (
-        "alignment figures as a property of what the net computes (the gradient itself is valid)"
-    ),
-    "c": "that alignment on a batch says anything about single samples",
-    "d": "that the method trains the hidden blocks to any use",
-    "own": "every alignment figure as evidence of how the net was trained",
-}
-PUBLISHED, INVARIANT = ("a", "b", "c", "d"), ("a", "b'", "c", "d")
+__all__ = [
+    "ALL",
+    "COUNTERPART",
+    "INVARIANT",
+    "MEANING",
+    "OWN_FLOOR",
+    "OWN_GAP",
+    "PUBLISHED",
+    "RESCALE_DRIFT",
+    "THRESHOLDS",
+    "TWIN_FLOOR",
+    "UPHILL",
+    "WITHDRAW",
+    "Verdict",
+    "beside_copy",
+    "cases",
+    "beyond",
+    "crosses",
+    "deep_cos",
+    "fires",
+    "first_fire",
+    "over_copy",
+    "reason",
+    "reference",
+    "reference_fault",
+    "rescaling_took",
+    "sentences",
+    "trained_by",
+    "undefined",
+    "verdict",
+]
 
 
 def deep_cos(diagnosis: dict) -> dict:
@@ -74,15 +79,60 @@ def deep_cos(diagnosis: dict) -> dict:
     return {k: None if None in v or not v else fmean(v) for k, v in parts.items()}
 
 
+class BesideCopy(NamedTuple):
+    """Exact Γ at the hidden levels, l = 1..L-1, mean over them: of a rule's credit, and of δ_L
+    copied to every level of the same net. At the top both may be exact, and level 0 has no block
+    below it.
+    """
+
+    gamma: float
+    copied: float
+
+    @property
+    def lead(self) -> float:
+        return self.gamma - self.copied
+
+    @property
+    def room(self) -> float:
+        """What the exact gradient leads the copy by."""
+        return 1 - self.copied
+
+    @property
+    def share(self) -> float | None:
+        """How much of that room the credit closes: 0 is the copy, 1 the gradient, below 0 worse
+        than the copy. None where there is hardly any room, and the credit is not far below it.
+        """
+        has_room = self.room >= LEAST_ROOM or self.lead < -LEAST_ROOM
+        return self.lead / max(self.room, LEAST_ROOM) if has_room else None
+
+
+def beside_copy(diagnosis: dict) -> BesideCopy | None:
+    """None where a hidden level has no Γ, there is none, or the record is older than the copy."""
+    pairs = list(zip(diagnosis.get("gamma", ()), diagnosis.get("gamma_copied", ())))[1:-1]
+    if not pairs or any(None in pair for pair in pairs):
+        return None
+    return BesideCopy(*map(fmean, zip(*pairs)))
+
+
 def over_copy(diagnosis: dict) -> float | None:
-    """Mean lead, at the hidden levels, of the exact Γ over that of δ_L copied to every level of the
-    same net; None where one is undefined, or the record is older than the copy."""
-    pairs = list(zip(diagnosis["gamma"], diagnosis.get("gamma_copied", ())))[1:-1]
-    return (
-        fmean(a - b for a, b in pairs)
-        if pairs and all(None not in pair for pair in pairs)
-        else None
-    )
+    """Lead of the exact Γ over that of the copied δ_L, as in `BesideCopy`, or None."""
+    found = beside_copy(diagnosis)
+    return None if found is None else found.lead
+
+
+def copy_gap(diagnosis: dict) -> str:
+    """Why (e) is undefined on a diagnosis."""
+    other = "it has another shape than the top level, whose gradient is copied"
+    for quantity, usual in (("gamma", "no Γ"), ("gamma_copied", other)):
+        levels = diagnosis.get(quantity)
+        if levels is None:
+            return reason(diagnosis, quantity)
+        if len(levels) < 3:
+            return "there is no hidden level between the lowest and the top one"
+        if gone := [str(l) for l, v in enumerate(levels[1:-1], 1) if v is None]:
+            why = diagnosis.get("undefined", {}).get(quantity, usual)
+            return f"at level {', '.join(gone)}: {why}"
+    return f"the exact gradient itself is less than {LEAST_ROOM:g} ahead of the copied δ_L"
 
 
 def trained_by(diagnosis: dict, level: str) -> dict:
@@ -152,8 +202,8 @@ def reference_fault(diagnosis: dict) -> str | None:
 
 
 def crosses(letter: str, value: float | None) -> bool | None:
-    """Whether a value is beyond the threshold of a, b, c or d: above it for a and c, below it for b
-    and d. None: undefined.
+    """Whether a value is beyond the threshold of a, b, c, d or e: above it for a and c, below it
+    for the others. None: undefined.
     """
     if value is None:
         return None
@@ -170,12 +220,14 @@ LETTERS = {
 def fires(
     diagnosis: dict, accuracy: float | None = None, frozen: float | None = None
 ) -> dict[str, bool | None]:
-    """Which of a, b, b', c, d fire on one diagnosis; None where the quantity is undefined or not
+    """Which of a, b, b', c, d, e fire on one diagnosis; None where the quantity is undefined or not
     measured, or no baseline is given (`undefined` says which).
     """
     measured = {k: diagnosis.get(quantity) for k, quantity in LETTERS.items()}
     measured["b"] = measured["b"][-1] if measured["b"] else None
     measured["d"] = None if accuracy is None or frozen is None else accuracy - frozen
+    beside = beside_copy(diagnosis)
+    measured["e"] = None if beside is None else beside.share
     fault = reference_fault(diagnosis)
     return {k: crosses(k, v) for k, v in measured.items()} | {
         "b'": None if fault is None else fault != ""
@@ -191,6 +243,7 @@ def undefined(
     why["b'"] = reference(diagnosis)[1]
     lacking = "accuracy" if accuracy is None else "accuracy of a frozen baseline"
     why["d"] = f"no {lacking} is given"
+    why["e"] = copy_gap(diagnosis)
     return {k: why[k] for k in silent}
 
 
@@ -230,54 +283,80 @@ class Verdict(NamedTuple):
         did.
         """
         counts = {
-            k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found))
-            for k in ("a", "b", "b'", "c", "d")
+            k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found)) for k in ALL
         }
         return cls(counts, len(found) + diverged, diverged)
 
-    def fired(self, letters=PUBLISHED) -> list[str]:
-        return [k for k in letters if 2 * self.counts[k][0] > self.counts[k][1]]
+    def fired(self, letters=PUBLISHED, powerless: Collection[str] = ()) -> list[str]:
+        """Letters that fire, but for those that have no power on this task."""
+        asked = [k for k in letters if k not in powerless]
+        return [k for k in asked if 2 * self.counts[k][0] > self.counts[k][1]]
 
-    def text(self, letters=PUBLISHED) -> str:
+    def text(self, letters=PUBLISHED, powerless: Collection[str] = (), spelled=False) -> str:
+        """What fires, else 'trustworthy'; beside it what is undefined or has no power here.
+
+        powerless: letters that BP itself does not clear, which then tell nothing about a rule.
+        spelled: what fires in words, too.
+        """
         if self.diverged == self.runs:
             return "diverged" if self.runs else "not run"
-        fired = ", ".join(f"({k})" for k in self.fired(letters))
-        silent = ", ".join(
-            f"({k})" for k in letters if self.counts[k][1] and k not in self.fired(letters)
-        )
-        gaps = ", ".join(f"({k})" for k in letters if self.counts[k][1] == 0)
-        doubts = [f"undefined: {gaps}"] * bool(gaps) + [
-            f"diverged: {self.diverged} of {self.runs} seeds"
-        ] * bool(self.diverged)
+
+        def named(group, in_words=False):
+            return ", ".join(f"({k})" + (f" {SPELLED[k]}" if in_words else "") for k in group)
+
+        asked = [k for k in letters if k not in powerless]
+        gaps = [k for k in asked if self.counts[k][1] == 0]
+        fired = self.fired(asked)
+        silent = [k for k in asked if k not in (*fired, *gaps)]
+        doubts = [f"undefined: {named(gaps)}"] * bool(gaps)
+        no_power = named(k for k in letters if k in powerless)
+        doubts += [f"no power here: {no_power}"] * bool(no_power)
+        doubts += [f"diverged: {self.diverged} of {self.runs} seeds"] * bool(self.diverged)
+        told = f"fires {named(fired, spelled)}" if fired else f"none of {named(silent)} fires"
         if not doubts:
-            return f"fires {fired}" if fired else "trustworthy"
-        known = f"fires {fired}" if fired else f"none of {silent} fires"
-        return "; ".join([known] * bool(fired or silent) + doubts)
+            return told if fired else "trustworthy"
+        return "; ".join([told] * bool(fired or silent) + doubts)
 
-    def withdraw(self, letters=PUBLISHED) -> list[str]:
-        return [WITHDRAW[k] for k in self.fired(letters)]
+    def withdraw(self, letters=PUBLISHED, powerless: Collection[str] = ()) -> list[str]:
+        return [WITHDRAW[k] for k in self.fired(letters, powerless)]
 
 
-def verdict(records, frozen_records=()) -> Verdict:
-    """The verdict on the records of one method (its seeds). The frozen baseline is that of a run's
-    own seed, and where there is none, the mean over the baseline's seeds."""
+class Case(NamedTuple):
+    """What one run that did not diverge is judged by."""
+
+    diagnosis: dict
+    accuracy: float | None
+    frozen: float | None  # of its baseline
+
+
+def cases(records, frozen_records=()) -> list[Case]:
+    """The runs of one method that did not diverge. The frozen baseline is that of a run's own seed,
+    and where there is none, the mean over the baseline's seeds."""
     frozen = {r.config.seed: r.accuracy for r in frozen_records if r.accuracy is not None}
     mean = mean_sd(list(frozen.values()))[0]
-    found = [
-        fires(r.final, r.accuracy, frozen.get(r.config.seed, mean))
+    return [
+        Case(r.final, r.accuracy, frozen.get(r.config.seed, mean))
         for r in records
         if r.final is not None
     ]
+
+
+def verdict(records, frozen_records=()) -> Verdict:
+    """The verdict on the records of one method (its seeds), by its `cases`."""
+    found = [fires(*case) for case in cases(records, frozen_records)]
     return Verdict.of(found, diverged=len(records) - len(found))
 
 
-def sentences(judged: Verdict, faults: Iterable[str | None]) -> list[str]:
+def sentences(
+    judged: Verdict, faults: Iterable[str | None], powerless: Collection[str] = ()
+) -> list[str]:
     """For each letter that fires in most seeds: what it means, in how many, and what to withdraw.
 
-    faults: `reference_fault` of each seed.
+    faults: `reference_fault` of each seed. powerless: letters that are left out.
     """
     found, out = Counter(faults), []
-    for k in dict.fromkeys((*judged.fired(), *judged.fired(INVARIANT))):
+    letters = (*judged.fired(PUBLISHED, powerless), *judged.fired(INVARIANT, powerless))
+    for k in dict.fromkeys(letters):
         fired, n = judged.counts[k]
         causes = {k: fired} if k != "b'" else {c: found[c] for c in ("twin", "rescaling")}
         for cause, count in causes.items():

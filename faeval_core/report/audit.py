@@ -1,47 +1,73 @@
-import base64
-import html
+"""An honest verdict on a rule of one's own, trained beside BP, DFA and frozen blocks."""
+
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from statistics import fmean
-from string import Template
+from functools import cached_property
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from .. import data
 from ..config import RunConfig
 from ..ground.checks import check_known
 from ..ground.files import check_writable, publish
-from ..measure import protocol, stats
+from ..measure import protocol
+from ..measure.comparisons import WITHIN, accuracy_interval
 from ..methods import METHODS, register
-from . import figures, study, tables
+from . import figures, findings, study, tables, tuning
+from .findings import mean_defined, mean_gamma
+from .latex import tabular
 
-CONVENTION = (
-    "a_l is compared with g_l at the same level; {heard} trains block l. ± is the sd "
-    "over seeds (ddof=1)."
-)
-COSINES = {
-    "of the credit that they hear": "credit",
-    "of their update": "update",
-    "of the optimiser's step": "step",
-}
-PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:13px}
-td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}
-img{max-width:100%}</style>
-<h1>$title</h1><p>$setting</p><ul>$verdict</ul>$table
-<h2>Per level</h2><img alt="per-level diagnostics" src="data:image/png;base64,$image"></html>
-""")
+__all__ = ["Audit", "Audits", "audit", "mean_defined", "mean_gamma"]
+
+TASK = "digit-sums"  # on which depth pays: docs/audit.md shows how it was chosen
+SHAPE = {"width": 64, "epochs": 15, "lr": 3e-3}  # of an audit on it, within a minute or two
+DEPTHS = {"convnet": 3}  # of models that have one depth alone
 
 
 @dataclass
 class Audit:
     """Records of the audited method and its company, with the verdict as text, table, figure and
     HTML page.
+
+    arms: label -> records; label: that of the audited method, by default its name. within: accuracy
+    by which two methods may differ and count as equal. rates: how learning rates were tuned.
     """
 
     base: RunConfig
     arms: dict
+    label: str = ""
+    within: float = WITHIN
+    rates: tuning.Tuning | None = None
+
+    def __post_init__(self):
+        self.label = self.label or self.base.method
+
+    @property
+    def records(self) -> list:
+        return self.arms[self.label]
+
+    @cached_property
+    def images(self) -> int | None:
+        """How many images accuracy is taken on."""
+        return data.test_images(self.base.dataset)
+
+    def judged(self, label: str) -> tuple[protocol.Verdict, dict[str, str]]:
+        """(verdict on an arm, letter -> why it tells nothing of it)."""
+        bp, frozen = (self.arms.get(name, ()) for name in ("bp", "frozen"))
+        records = self.arms[label]
+        idle = findings.powerless(records, bp, frozen, self.images)
+        return protocol.verdict(records, frozen), idle
+
+    @property
+    def verdict(self) -> protocol.Verdict:
+        return self.judged(self.label)[0]
+
+    @property
+    def powerless(self) -> dict[str, str]:
+        """Letter -> why it tells nothing on this task."""
+        return self.judged(self.label)[1]
 
     @property
     def table(self):
@@ -54,6 +80,12 @@ class Audit:
             ("step cos (blocks)", "step"),
         ):
             table[name] = [tables.pm([of[key] for of in seeds]) for seeds in found]
+        judged = [self.judged(label) for label in self.arms]
+        for name, letters in (
+            ("published protocol", protocol.PUBLISHED),
+            ("scale-invariant", protocol.INVARIANT),
+        ):
+            table[name] = [verdict.text(letters, idle) for verdict, idle in judged]
         return table
 
     @staticmethod
@@ -62,96 +94,54 @@ class Audit:
 
     @property
     def trained(self) -> str:
-        """A sentence on the credit that was measured and the update that trained the net, and on
-        whether they are one.
-        """
-        found = self._trained_by(self.arms[self.base.method])
-        heard, update = (
-            stats.mean_sd([of[key] for of in found])[0] for key in ("credit", "update")
-        )
-        if update is None:
-            return "Blocks are not trained, so no update stands beside Γ."
-        told = [f"{what} {tables.pm([of[key] for of in found])}" for what, key in COSINES.items()]
-        told = f"Cosine with BP's, mean over blocks: {', '.join(told)}."
-        other = [
-            of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR
-        ]
-        if other:
-            count = f"in {len(other)} of {len(found)} seeds the update is not what `credit` makes"
-            told += (
-                f" They disagree: {count} (cosine of the two: {tables.pm(other)}), and Γ "
-                "is not of what trained the net."
-            )
-            told += f" Withdraw: {protocol.WITHDRAW['own']}."
-        elif heard is not None and abs(heard - update) > protocol.OWN_GAP:
-            told += (
-                " They differ, as samples weigh otherwise in an update: Γ alone does not "
-                "speak for what trained the net."
-            )
-        return told
+        """A sentence on the credit that was measured and the update that trained the net."""
+        return findings.trained(self.records)
 
     @property
     def lines(self) -> list[str]:
-        """The verdict in sentences: both protocols, what to withdraw, the lead over a copied δ_L,
-        and paired comparisons.
-        """
-        records = self.arms[self.base.method]
-        judged = protocol.verdict(records, self.arms["frozen"])
-        both = (
-            f"{judged.text()} (published protocol); {judged.text(protocol.INVARIANT)} "
-            "(scale-invariant)"
-        )
-        out = [f"{figures.title(self.base.method)}: {both}."]
-        for r in records:
-            if r.status == "diverged":
-                out.append(
-                    f"Seed {r.config.seed} diverged at step {r.fault['step']}: "
-                    f"{r.fault['quantity']} is not finite."
-                )
-        faults = [protocol.reference_fault(r.final) for r in records if r.final]
-        out += protocol.sentences(judged, faults)
-        uphill = [
-            mean for mean in map(mean_gamma, records) if mean is not None and mean < protocol.UPHILL
-        ]
-        if uphill:
-            told = (
-                f"Γ is {fmean(uphill):.2f}, the mean over all levels, in {len(uphill)} of "
-                f"{len(records)} seeds"
-            )
-            out.append(f"{told}: check the sign of its credit, which is that of the gradient.")
-        rest = [
-            f"({k}) in {fired} of {n}"
-            for k, (fired, n) in judged.counts.items()
-            if 0 < 2 * fired <= n
-        ]
-        if rest:
-            out.append(f"In some seeds, but not in most: {', '.join(rest)}.")
-        if found := stats.interval([protocol.over_copy(r.final) for r in records if r.final]):
-            out.append(
-                "Exact cosine at the hidden levels, less that of δ_L copied to every level of "
-                f"the same nets: {found}."
-            )
-        if averaged := [r.final for r in records if r.final and "draws" in r.final]:
-            single = fmean(mean_defined(final["gamma_draw"]) or 0.0 for final in averaged)
-            out.append(
-                f"Its credit is random: Γ and ρ are of the mean over {averaged[0]['draws']} draws "
-                f"of its noise; of a single draw Γ is {single:.2f}."
-            )
-        if any(r.final for r in records):
-            out.append(self.trained)
-        for other in (name for name in self.arms if name != self.base.method):
-            if found := stats.interval(stats.paired(records, self.arms[other])):
-                settled = (
-                    "settled" if found.low > 0 or found.high < 0 else "not settled by these seeds"
-                )
-                out.append(
-                    f"Accuracy less {figures.title(other)}'s, paired by seed: {found}: {settled}."
-                )
-        return out
+        """The verdict in sentences; see findings.py."""
+        out = findings.lines(self.arms, self.label, self.images, self.within)
+        if self.rates is None:
+            return out
+        count = f"{len(self.rates.rates)} learning rates and {len(self.rates.seeds)} seeds"
+        chosen = ", ".join(f"{k} {v:g}" for k, v in self.rates.chosen.items() if v is not None)
+        told = f"Learning rate of each, tuned on held-out training images over {count}: {chosen}."
+        return [*out, told, *self.rates.notes]
 
     @property
     def text(self) -> str:
         return "\n".join([self.table.T.to_string(), "", *self.lines])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row of numbers per method: accuracy with its interval, alignment, norms, verdicts."""
+        rows = []
+        for label, records in self.arms.items():
+            found = accuracy_interval([r.accuracy for r in records], self.images)
+            final = [r.final for r in records if r.final]
+            beside = [each for each in map(protocol.beside_copy, final) if each is not None]
+            judged, idle = self.judged(label)
+            rows.append(
+                {
+                    "method": label,
+                    "n": len(final),
+                    "lr": records[0].config.lr if records else None,
+                    "accuracy": found and found.mean,
+                    "accuracy_low": found and found.low,
+                    "accuracy_high": found and found.high,
+                    "gamma_hidden": mean_defined([each.gamma for each in beside]),
+                    "gamma_copied": mean_defined([each.copied for each in beside]),
+                    "growth": mean_defined([d["growth"] for d in final]),
+                    "g_norm_top": tables.geometric([d["g_norm"][-1] for d in final]),
+                    "stability": mean_defined([d["stability"] for d in final]),
+                    "published": judged.text(protocol.PUBLISHED, idle),
+                    "invariant": judged.text(protocol.INVARIANT, idle),
+                }
+            )
+        return pd.DataFrame(rows).set_index("method")
+
+    def to_latex(self) -> str:
+        """The audit table as a tabular of plain ASCII that needs no package."""
+        return tabular(self.table.T)
 
     def figure(self):
         """Γ_l, ρ_l and the gradient norm per level, and test accuracy over epochs."""
@@ -177,52 +167,101 @@ class Audit:
         axes[3].legend()
         return fig
 
+    plot = figure
+
     def page(self) -> str:
-        """A self-contained HTML page: verdict, table, per-level figure, settings."""
-        c, seeds = self.base, ", ".join(str(r.config.seed) for r in self.arms[self.base.method])
-        setting = (
-            f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} "
-            f"epochs, seeds {seeds}. "
-        )
-        setting += CONVENTION.format(heard="a_l" if c.credit_level == "input" else "a_{l+1}")
-        return PAGE.substitute(
-            title=html.escape(f"Audit of {figures.title(self.base.method)}"),
-            setting=html.escape(setting),
-            verdict="".join(f"<li>{html.escape(line)}</li>" for line in self.lines),
-            table=self.table.T.to_html(border=0),
-            image=base64.b64encode(figures.rendered(self.figure(), "png")).decode(),
-        )
+        """A self-contained HTML page; see page.py."""
+        from .page import page
+
+        return page([self])
+
+    def _repr_html_(self) -> str:
+        from .page import summary
+
+        return summary(self)
 
 
-def mean_gamma(record) -> float | None:
-    """Γ after the last epoch, mean over the levels where it is defined."""
-    return mean_defined(record.final["gamma"]) if record.final else None
+@dataclass
+class Audits:
+    """Several rules, or one on several models: an Audit each, in the order in which they were
+    named, models first.
+    """
 
+    audits: list[Audit]
 
-def mean_defined(values) -> float | None:
-    """Mean of those values that are not None, or None where there are none."""
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None
+    def __iter__(self):
+        return iter(self.audits)
+
+    def __len__(self):
+        return len(self.audits)
+
+    def __getitem__(self, place) -> Audit:
+        return self.audits[place]
+
+    @staticmethod
+    def _headed(audit) -> str:
+        return f"{audit.label} on {audit.base.model}"
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"[{a.base.model}] {line}" for a in self.audits for line in a.lines]
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(f"== {self._headed(a)} ==\n{a.text}" for a in self.audits)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows of each Audit once, by model and method."""
+        frames = {}
+        for a in self.audits:
+            frames.setdefault(a.base.model, []).append(a.to_frame())
+        whole = {model: pd.concat(found) for model, found in frames.items()}
+        return pd.concat({k: v[~v.index.duplicated()] for k, v in whole.items()}, names=["model"])
+
+    def to_latex(self) -> str:
+        return "\n\n".join(f"% {self._headed(a)}\n{a.to_latex()}" for a in self.audits)
+
+    def plot(self) -> list:
+        """One figure for each."""
+        return [a.figure() for a in self.audits]
+
+    def page(self) -> str:
+        from .page import page
+
+        return page(self.audits)
+
+    def _repr_html_(self) -> str:
+        return "".join(a._repr_html_() for a in self.audits)
 
 
 def audit(
     method,
     *,
-    dataset="digits",
+    models: Sequence[str] | None = None,
+    dataset=TASK,
+    lr: float | Sequence[float] | None = None,
     seeds=(42, 123, 456),
+    tuning_seeds=tuning.SEEDS,
+    within: float = WITHIN,
     results="results",
     train=True,
     device="auto",
     html=None,
     **settings,
 ):
-    """Train `method` (a name, or a Method class to register) beside BP, DFA and frozen blocks: the
-    Audit, by both protocols.
+    """Train a rule beside BP, DFA and blocks that stay as they were initialised, and judge it by
+    both protocols: an Audit.
 
+    method: a name, a Method class to register, a pair of either with a dict of options, or a list
+    of such rules; models: names of several models. For several of either, Audits.
+    dataset: by default sums of two embedded digits, with a small net (width 64, 15 epochs), so that
+    it takes a minute or two. Embedded and synthetic data are not augmented by default.
+    lr: a learning rate, or a list of which each method, company included, gets its own best on
+    held-out training images, over tuning_seeds, which are not reported.
+    within: two accuracies that differ by less count as equal.
     settings: any other field of RunConfig, for all of them; what concerns credit alone is left to
-    those that have some. By default the embedded digits are not augmented. html: where to write the
-    page. Runs already in `results` are not trained again. Raises ValueError for unknown names and
-    repeated seeds.
+    those that have some. html: where to write the page. Runs already in `results` are not trained
+    again. Raises ValueError for unknown names, repeated seeds and seeds that also tune.
     """
     if html:
         check_writable(html)  # rather than find out after all training
@@ -230,18 +269,69 @@ def audit(
     check_known(
         "keyword of audit", settings, own | set(inspect.signature(audit).parameters) - {"settings"}
     )
-    name = register(method).name if isinstance(method, type) else method
+    several = isinstance(method, list) or models is not None
+    rules = [_rule(each) for each in (method if isinstance(method, list) else [method])]
     data.check_name(dataset, results)
-    base = RunConfig(name, dataset, **{"augment": dataset != "digits", **settings})
-    arms = {name: study.seeds(base, seeds)}
+    given = (SHAPE if dataset == TASK else {}) | {"augment": data.augments(dataset)} | settings
+    rates = tuning.check_rates(lr) if lr is not None else ()
+    if rates:
+        given |= {"lr": rates[0]}
+    kept = study.Study("audit", "audit", results, train=train, device=device)
+    found = []
+    for model in models or [given.pop("model", "resmlp")]:
+        shape = {"depth": DEPTHS[model]} if model in DEPTHS and "depth" not in given else {}
+        bases = [RunConfig(n, dataset, model=model, **shape | given | o) for n, o in rules]
+        labels = _labels(rules)
+        arms = {k: _company(base) for k, base in zip(labels, bases)}
+        configs = {k: base for k, base in zip(labels, bases)}
+        for company in arms.values():
+            configs |= {k: c for k, c in company.items() if k not in configs}
+        tuned = None
+        if len(rates) > 1:
+            tuned = tuning.tune(kept, configs, rates, tuning.check_seeds(tuning_seeds, seeds))
+            chosen = {k: v for k, v in tuned.chosen.items() if v is not None}
+            configs = {k: c.with_(lr=chosen.get(k, c.lr)) for k, c in configs.items()}
+        records = kept.run({k: study.seeds(c, seeds) for k, c in configs.items()})
+        for label in labels:
+            company = {k: records[k] for k in arms[label] if k != label}
+            found.append(
+                Audit(configs[label], {label: records[label], **company}, label, within, tuned)
+            )
+    done = Audits(found) if several else found[0]
+    if html:
+        publish(html, done.page())
+    return done
+
+
+def _rule(given) -> tuple[str, dict]:
+    """(name, fields of its config) of a method, a class, or a pair of either with options."""
+    method, options = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    name = register(method).name if isinstance(method, type) else method
+    return name, {} if options is None else {"options": options}
+
+
+def _labels(rules) -> list[str]:
+    """The name of each rule, with the options that were given where there are some."""
+    out = []
+    for name, changed in rules:
+        told = ", ".join(f"{k}={v}" for k, v in changed.get("options", {}).items())
+        out.append(f"{name} ({told})" if told else name)
+    if twice := [label for label in out if out.count(label) > 1]:
+        raise ValueError(f"method {twice[0]!r} is named twice; each rule is audited once")
+    return out
+
+
+def _company(base: RunConfig) -> dict[str, RunConfig]:
+    """BP, DFA and both frozen nets in the settings of a rule."""
     plain = {
         k: valid[0]
         for k, valid in METHODS["bp"].creditless.items()
         if getattr(base, k) not in valid
     }
-    for other, changes in (("bp", plain), ("dfa", {}), ("frozen", plain | {"penalty": 0.0})):
-        arms.setdefault(other, study.seeds(base, seeds, method=other, **changes))
-    done = Audit(base, study.Study("audit", "audit", results, train=train, device=device).run(arms))
-    if html:
-        publish(html, done.page())
-    return done
+    changes = {
+        "bp": plain,
+        "dfa": {},
+        "frozen": plain | {"penalty": 0.0},
+        "frozen_dfa": {"penalty": 0.0},
+    }
+    return {name: base.with_(method=name, **changed) for name, changed in changes.items()}

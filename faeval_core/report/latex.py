@@ -134,6 +134,23 @@ def p_text(p: float | None) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
+def tabular(table: pd.DataFrame) -> str:
+    """A frame as a LaTeX tabular in plain ASCII, its index in the first column, that needs no
+    package.
+    """
+    columns = [str(table.columns.name or ""), *map(str, table.columns)]
+    rows = [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy())]
+    lines = [" & ".join(map(ascii_escape, row)) + r" \\" for row in (columns, *rows)]
+    body = [r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]
+    begin = rf"\begin{{tabular}}{{{'l' * len(columns)}}}"
+    return "\n".join([begin, *body, r"\end{tabular}"]) + "\n"
+
+
+def ascii_escape(text: str) -> str:
+    """`escape`, and '?' for what plain LaTeX has no letter for."""
+    return escape(text).encode("ascii", "replace").decode()
+
+
 def audit_tabular(rows) -> str:
     """The audit table with two digits of the cosines, as LaTeX: without ρ, and with the counts of
     (b') for a verdict.

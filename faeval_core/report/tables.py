@@ -149,9 +149,9 @@ def audit_rows(arms: dict) -> list[dict]:
                 "rho_hidden": [mean_sd(d["rho"][1:-1])[0] for d in final],
                 "counts": judged.counts,
                 "published": judged.text(),
-                "invariant": judged.text(protocol.INVARIANT),
+                "invariant": judged.text(protocol.COUNTERPART),
                 "withdraw": judged.withdraw(),
-                "withdraw_invariant": judged.withdraw(protocol.INVARIANT),
+                "withdraw_invariant": judged.withdraw(protocol.COUNTERPART),
             }
         )
     return rows

@@ -23,7 +23,11 @@ from ..training import build, initial, noise
 
 CIFAR = ((3, 32, 32), 50000)
 # of a dataset's images, and their number
-SHAPES = {"digits": ((1, 8, 8), 1437), "fashionmnist": ((1, 28, 28), 60000)}
+SHAPES = {
+    "digits": ((1, 8, 8), 1437),
+    "digit-sums": ((1, 8, 16), 5120),
+    "fashionmnist": ((1, 28, 28), 60000),
+}
 TRACED = 8  # samples of the step that is counted
 # a run's time over that of its products alone (make bench: 1.2 to 1.5, and evaluation)
 OVERHEAD = 1.5
@@ -99,11 +103,12 @@ def _images(cfg) -> tuple[tuple, int]:
     """Shape of a dataset's images and their number; a set that is not here counts as one of CIFAR's
     size.
     """
-    if synthetic.is_synthetic(cfg.dataset):
-        return (cfg.width,), synthetic.TRAIN // (10 if cfg.dataset.endswith("-small") else 1)
-    if kept := data.kept_shape(cfg.dataset):
+    name = cfg.dataset.removesuffix(data.VALIDATION)
+    if synthetic.is_synthetic(name):
+        return (cfg.width,), synthetic.TRAIN // (10 if name.endswith("-small") else 1)
+    if kept := data.kept_shape(name):
         return kept
-    shape, images = SHAPES.get(cfg.dataset, CIFAR)
+    shape, images = SHAPES.get(name, CIFAR)
     return shape if MODELS[cfg.model].embedded else (cfg.width,), images
 
 

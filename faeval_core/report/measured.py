@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..report.tables import magnitude, pm
-from . import diagnostics, protocol
-from .protocol import Verdict
-from .stats import mean_sd
+from ..measure import diagnostics, protocol
+from ..measure.protocol import Verdict
+from ..measure.stats import mean_sd
+from .tables import magnitude, pm
 
 
 def _fraction(value: float) -> str:
@@ -52,6 +52,7 @@ PER_LEVEL: dict[
     "h_norm": _size,  # median ‖h_l‖
     "g_norm": _size,  # median ‖g_l‖; where there is one, of the top level
     "gamma": _cosine,  # exact cosine of credit and gradient
+    "gamma_copied": _cosine,  # that of the top level's gradient, copied to every level, for (e)
     "rho": _cosine,
     "twin": _cosine,  # of the fp32 gradient and its fp64 twin; where there is one, the least
     "gamma_rescaled": _cosine,  # once the stream is written `rescale_factor` times as large
@@ -60,6 +61,7 @@ PER_LEVEL: dict[
 NAMES = ("method", "seed", "status")
 STATUS = ("complete", "diverged")
 FROZEN = "frozen"  # the method whose rows are the baseline of (d)
+BP = "bp"  # the method that has to clear a letter for it to tell anything of the others
 LEVEL = re.compile(r"(.+)_(\d+)")
 KNOWN = (*NAMES, *PLAIN, *PER_LEVEL)
 
@@ -80,13 +82,19 @@ class Verdicts:
     """The verdict on every method of a table.
 
     nets: method -> its rows. verdicts: method -> Verdict. undefined: method -> letter -> why it is
-    undefined in at least one of its rows. notes: what of the table was not used.
+    undefined in at least one of its rows. powerless: letters that BP's own rows fire. notes: what
+    of the table was not used.
     """
 
     nets: dict[str, list[Net]]
     verdicts: dict[str, Verdict]
     undefined: dict[str, dict[str, str]]
     notes: list[str] = field(default_factory=list)
+    powerless: list[str] = field(default_factory=list)
+
+    def idle(self, method: str) -> list[str]:
+        """Letters that tell nothing of a method."""
+        return [] if method.lower() == BP else self.powerless
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method: means, and the verdict by both protocols."""
@@ -104,8 +112,8 @@ class Verdicts:
                     "‖g_L‖": magnitude(top),
                     "stability": pm([d.get("stability") for d in found], 2),
                     "Γ": pm(gamma),
-                    "published protocol": judged.text(),
-                    "scale-invariant": judged.text(protocol.INVARIANT),
+                    "published protocol": judged.text(powerless=self.idle(method)),
+                    "scale-invariant": judged.text(protocol.INVARIANT, self.idle(method)),
                 }
             )
         return pd.DataFrame(rows).set_index("method")
@@ -115,13 +123,18 @@ class Verdicts:
         """The verdicts in sentences: what fires, what to withdraw, what is undefined and why."""
         out = []
         for method, judged in self.verdicts.items():
-            published, invariant = judged.text(), judged.text(protocol.INVARIANT)
+            idle = self.idle(method)
+            published, invariant = (
+                judged.text(letters, idle, spelled=True)
+                for letters in (protocol.PUBLISHED, protocol.INVARIANT)
+            )
             out.append(
                 f"{method}: {published} (published protocol); {invariant} (scale-invariant)."
             )
             nets = [net for net in self.nets[method] if not net.diverged]
             faults = [protocol.reference_fault(net.diagnosis) for net in nets]
-            out += [f"  {told}" for told in protocol.sentences(judged, faults)]
+            out += [f"  {told}" for told in protocol.sentences(judged, faults, idle)]
+            out += [f"  ({k}) has no power here: BP itself fires it." for k in idle]
             for letter, why in self.undefined[method].items():
                 defined = judged.counts[letter][1]
                 seeds = f" in {len(nets) - defined} of {len(nets)} seeds" if defined else ""
@@ -141,7 +154,8 @@ def verdict_from(numbers: pd.DataFrame | Iterable[Mapping] | str | PathLike) -> 
     `accuracy` and `frozen_accuracy` in 0..1 (rows of a method 'frozen' will do for the latter);
     `growth` (or it is taken from h_norm at all levels), `stability`; and per level, as `h_norm_0`,
     `h_norm_1`, … or as a list in each cell: `h_norm`, `g_norm`, `gamma`, `rho`, `twin`,
-    `gamma_rescaled`, `g_norm_rescaled` (with `rescale_factor`). One `g_norm` alone is that of the
+    `gamma_copied`, `gamma_rescaled`, `g_norm_rescaled` (with `rescale_factor`). A letter that rows
+    of a method 'bp' fire has no power over the others. One `g_norm` alone is that of the
     top level, one `twin` alone the least. An empty cell is not measured. Raises ValueError naming
     the row, the column and the way out, and OSError for a file that cannot be read.
     """
@@ -167,7 +181,13 @@ def verdict_from(numbers: pd.DataFrame | Iterable[Mapping] | str | PathLike) -> 
         why = [protocol.undefined(*each) for each in measured]
         undefined[method] = {k: v for reasons in reversed(why) for k, v in reasons.items()}
     notes = [f"Not used: {', '.join(map(_hinted, unused))}."] if unused else []
-    return Verdicts(groups, verdicts, undefined, notes)
+    powerless = [
+        k
+        for name, judged in verdicts.items()
+        if name.lower() == BP
+        for k in judged.fired(protocol.ALL)
+    ]
+    return Verdicts(groups, verdicts, undefined, notes, powerless)
 
 
 def _hinted(column: str) -> str:
@@ -261,6 +281,7 @@ def _diagnosis(plain: dict, levels: dict[str, list]) -> dict:
     why["g_norm"] = "no g_norm of the top level is given"
     why["twin"] = "no twin is given, the cosine of the fp32 gradient with its fp64 twin"
     why["gamma"] = "gamma is not given at every level"
+    why["gamma_copied"] = "gamma_copied is not given at every level"
     moved = [levels.get(k) for k in ("gamma_rescaled", "g_norm_rescaled")]
     shape = {len(levels.get(k, ())) for k in ("gamma", "g_norm")}
     if plain["rescale_factor"] is None or None in moved:
