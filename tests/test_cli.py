@@ -12,12 +12,11 @@ from conftest import blob_images, write_tar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, LocalMethod, RunConfig, Store, data, runs
+from faeval_core import METHODS, LocalMethod, RunConfig, Store, audit, data, runs
 from faeval_core.__main__ import main
 from faeval_core.cli.commands import FIELDS
 from faeval_core.ground.files import publish_json
 from faeval_core.ground.terminal import ASCII, prepare_streams
-from faeval_core.report import audit
 from faeval_core.runs import costs
 from faeval_core.runs.costs import cost_flops
 

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faeval_core import METHODS, RunConfig, Store, run
+from faeval_core import METHODS, RunConfig, Store, audit, run
 from faeval_core.config import CHOICES
 from faeval_core.models import MODELS
 from faeval_core.owncode import is_own
-from faeval_core.report import audit
 from faeval_core.report.study import Study, seeds
 from faeval_core.settings import identity
 from faeval_core.settings.values import Options, plain

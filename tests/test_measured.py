@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_judge import LEVELS, WRITERS, Stream, bp, samples
 
+from faeval_core import judge
 from faeval_core.__main__ import main
-from faeval_core.measure import judge, protocol
+from faeval_core.measure import protocol
 from faeval_core.measure.letters import SPELLED
 from faeval_core.report.measured import KNOWN, STATUS, verdict_from
 
