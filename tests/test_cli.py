@@ -448,7 +448,7 @@ def test_audit_asks_for_the_sign_of_credit_that_points_uphill():
     )
     assert told in found.lines
     small = {"dataset": "digits", "epochs": 1, "width": 8, "depth": 2}
-    assert not any("sign" in line for line in audit("dfa", seeds=(1,), **small).lines)
+    assert not any("check the sign" in line for line in audit("dfa", seeds=(1,), **small).lines)
 
 
 def test_audit_leaves_what_concerns_credit_to_those_that_have_some():

@@ -8,6 +8,7 @@ import torch
 from ..ground.streams import stream
 from ..measure import diagnostics
 from ..measure.exploit import SETTINGS
+from ..measure.letters import AGAINST
 from ..methods.base import varied
 from ..methods.shared import RuleError
 from ..training import Ensemble, build, initial, noise
@@ -16,7 +17,7 @@ from .changes import undrawn, unmoved
 from .credit import AS_DTYPE, check_levels
 
 STEPS = 2  # of the training that is compared alone and in company
-UPHILL = -0.5  # Γ of the initial net below which credit is likely to have the wrong sign
+
 AS_AUTOGRAD = (
     "take derivatives by self.exact_credit or torch.func.grad, or inside `with "
     "torch.enable_grad():`"
@@ -109,7 +110,7 @@ def check_diagnosis(method, cfg, p, s, x, y, pixels) -> None:
         raise RuleError(
             f"method {cfg.method!r} trains, but its diagnosis fails ({type(e).__name__}: {e})"
         ) from e
-    against = [l for l, value in enumerate(found["gamma"]) if value is not None and value < UPHILL]
+    against = [l for l, value in enumerate(found["gamma"]) if value is not None and value < AGAINST]
     if against:
         told = (
             f"credit of method {cfg.method!r} points against BP's gradient at level "
