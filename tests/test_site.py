@@ -72,7 +72,9 @@ def figures_in(path: Path) -> frozenset[str]:
         cells = json.loads(text)["cells"]
         told = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
         for output in (o for cell in cells for o in cell.get("outputs", ())):
-            told.append("".join(output.get("text") or output.get("data", {}).get("text/plain", "")))
+            data = output.get("data", {})
+            shown = (output.get("text", ""), data.get("text/plain", ""), data.get("text/html", ""))
+            told += ["".join(part) for part in shown]
         text = "\n".join(told)
     return frozenset(FIGURE.findall(text))
 
