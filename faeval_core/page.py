@@ -199,7 +199,8 @@ def command(audit) -> str:
     """What makes the records and the page again."""
     c, tuned = audit.base, audit.rates
     rates = tuned.rates if tuned else (c.lr,)
-    flags = [f"--seeds {','.join(str(r.config.seed) for r in audit.records)}"]
+    seeds = ",".join(str(r.config.seed) for r in audit.records)
+    flags = [f"--seeds {seeds}"] * bool(seeds)
     flags.append(f"--lr {','.join(f'{lr:g}' for lr in rates)}")
     flags += [f"--tuning-seeds {','.join(map(str, tuned.seeds))}"] if tuned else []
     flags += [f"--within {audit.within:g}"] if audit.within != WITHIN else []
