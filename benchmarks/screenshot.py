@@ -15,7 +15,7 @@ from PIL import Image
 from faeval_core.files import publish
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
-WINDOW, COLOURS = (1040, 1180), 96
+WINDOW, COLOURS = (1040, 1180), 256
 
 
 def shot(page: Path, folder: str) -> Image.Image:
@@ -33,7 +33,8 @@ def shot(page: Path, folder: str) -> Image.Image:
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        picture = shot(FIGURES / "tour_broadcast.html", folder).quantize(COLOURS)
+        picture = shot(FIGURES / "tour_broadcast.html", folder)
+        picture = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     print(publish(FIGURES / "report.png", buffer.getvalue()), len(buffer.getvalue()), "bytes")
