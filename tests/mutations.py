@@ -385,6 +385,22 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     'middle-level': ("measure/judge_measures.py", '(len(stack.tap.names) - 1) // 2', 'len(stack.tap.names) // 2', 'test_judge.py::test_the_figures_are_those_that_diagnose_takes_on_the_same_net'),
     'compiled-unheard': ("measure/judge_model.py", 'set_stance("force_eager")', 'set_stance("default")', 'test_judge.py::test_a_compiled_net_is_judged_as_it_is_before'),
     'nudges-of-parts': ("measure/judge_measures.py", '[len(y) * move for move in', '[move for move in', 'test_judge.py::test_rho_and_nudges_by_parts_are_those_of_the_whole'),
+    'copy-at-the-top': ("measure/protocol.py", 'diagnosis.get("gamma_copied", ())))[1:-1]', 'diagnosis.get("gamma_copied", ())))[1:]', 'test_protocol.py::test_each_diagnostic_fires_beyond_its_published_threshold'),
+    'copy-without-room': ("measure/protocol.py", 'self.lead / max(self.room, LEAST_ROOM) if has_room else None', 'self.lead / max(self.room, LEAST_ROOM)', 'test_protocol.py::test_each_diagnostic_fires_beyond_its_published_threshold'),
+    'power-unasked': ("measure/protocol.py", 'asked = [k for k in letters if k not in powerless]\n        return', 'asked = list(letters)\n        return', 'test_page.py::test_a_letter_without_power_is_said_to_have_none'),
+    'power-of-depth': ("report/findings.py", 'elif lead.low <= THRESHOLDS["d"]:', 'elif lead.mean <= THRESHOLDS["d"]:', 'test_page.py::test_depth_has_no_power_where_bp_does_not_use_it'),
+    'two-seeds-settle': ("measure/comparisons.py", 'LEAST_SEEDS = 3 ', 'LEAST_SEEDS = 2 ', 'test_comparisons.py::test_two_seeds_settle_nothing'),
+    'test-images-forgotten': ("measure/comparisons.py", 'total = of_seeds + test_variance', 'total = of_seeds', 'test_comparisons.py::test_seeds_that_agree_leave_the_error_of_the_test_set'),
+    'each-comparison-alone': ("measure/comparisons.py", 'gap.word(level), p)', 'gap.word(), p)', 'test_comparisons.py::test_comparisons_are_settled_as_one_family'),
+    'equal-by-one-side': ("measure/comparisons.py", 'max(not_below, not_above)', 'min(not_below, not_above)', 'test_comparisons.py::test_a_word_is_said_where_its_p_allows_it'),
+    'tuned-on-the-test-set': ("report/tuning.py", 'dataset=cfg.dataset + VALIDATION', 'dataset=cfg.dataset', 'test_audit.py::test_a_learning_rate_is_the_best_on_held_out_training_images_of_each'),
+    'tuned-by-what-is-reported': ("report/tuning.py", '{*seeds} & {*reported}', '{*seeds} & set()', 'test_audit.py::test_a_seed_does_not_choose_the_rate_at_which_it_is_reported'),
+    'diverged-rate-taken': ("report/tuning.py", 'if found and None not in found', 'if found', 'test_audit.py::test_a_rate_is_taken_by_its_mean_and_not_where_a_seed_diverged'),
+    'cells-unescaped': ("report/page.py", '{escape(str(cell))}</td>', '{cell}</td>', 'test_page.py::test_nothing_of_the_users_is_a_tag'),
+    'shade-turned': ("report/svg.py", 'left, right = (at, x.end) if fires_above', 'left, right = (at, x.end) if not fires_above', 'test_page.py::test_a_value_that_fires_lies_on_the_shaded_side'),
+    'gaps-unhatched': ("report/page_charts.py", 'gaps=gaps(audit, key)', 'gaps=()', 'test_page.py::test_undefined_levels_are_hatched_with_their_reason'),
+    'split-with-test': ("data/datasets.py", 'held = round(HELD_OUT * len(data.train_y))', 'held = len(data.train_y) // 2', 'test_data.py::test_a_validation_split_is_of_training_images_alone'),
+    'bp-unheard': ("report/measured.py", 'for k in judged.fired(protocol.ALL)', 'for k in judged.fired(())', 'test_measured.py::test_a_letter_that_bps_own_rows_fire_has_no_power_over_the_others'),
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from faeval_core.__main__ import main
 from faeval_core.cli.commands import FIELDS
 from faeval_core.ground.files import publish_json
 from faeval_core.ground.terminal import ASCII, prepare_streams
-from faeval_core.runs import costs
+from faeval_core.report import page
+from faeval_core.report.audit import Audit
+from faeval_core.runs import RunRecord, costs
 from faeval_core.runs.costs import cost_flops
 
 TINY = "--dataset digits --width 8 --depth 2 --epochs 1 --no-augment".split()
@@ -548,3 +550,49 @@ def test_reproduce_ends_with_one_where_a_notebook_failed(monkeypatch):
         "train": True,
     }
     assert asked == [("paper", ["11_audit", "12"], parameters, None, False)]
+
+
+def test_the_command_line_asks_for_the_audit_that_the_page_shows(tmp_path, monkeypatch):
+    """Several methods, models and learning rates; one of each is as it was."""
+    asked = []
+
+    def kept(method, **given):
+        asked.append((method, given))
+        return audit("dfa", seeds=(1,), train=False, results=tmp_path)
+
+    monkeypatch.setattr("faeval_core.audit.audit", kept)
+    where = ["--results", str(tmp_path)]
+    several = ["dfa,fa", "--models", "resmlp,convnet", "--lr", "1e-3,3e-3", "--tuning-seeds", "5,6"]
+    for line in (several, ["dfa", "--width", "8", "--lr", "0.01"]):
+        assert main(["audit", *line, *where]) == 1  # nothing is trained
+    (first, given), (second, plain) = asked
+    assert first == ["dfa", "fa"] and second == "dfa"
+    assert given["models"] == ["resmlp", "convnet"] and given["lr"] == [1e-3, 3e-3]
+    assert given["tuning_seeds"] == [5, 6] and plain["width"] == 8 and plain["lr"] == [0.01]
+
+
+def test_a_page_names_a_command_that_asks_for_its_own_runs(monkeypatch):
+    """Whatever was set: parsed again, it gives the config that the audit has."""
+    base = RunConfig(
+        "dfa",
+        "digits",
+        width=16,
+        epochs=2,
+        lr=0.02,
+        augment=False,
+        credit_norm="sample_rms",
+        residual=False,
+        options={"feedback_scale": 0.5},
+    )
+    records = [RunRecord(base.with_(seed=s), "complete", {}, {}, None, {}) for s in (3, 4)]
+    found, asked = Audit(base, {"dfa": records}), []
+    monkeypatch.setattr(
+        "faeval_core.audit.audit", lambda method, **given: asked.append(given) or found
+    )
+    monkeypatch.setattr(Audit, "text", "")
+    command = page.command(found).split()
+    assert command[:4] == ["python", "-m", "faeval_core", "audit"]
+    main(command[3:])
+    (given,) = asked
+    own = {k: v for k, v in given.items() if k in FIELDS and k != "method"}
+    assert RunConfig("dfa", **own | {"lr": given["lr"][0]}) == base and given["seeds"] == [3, 4]

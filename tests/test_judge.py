@@ -276,7 +276,8 @@ def test_growth_is_undefined_between_levels_of_other_shapes_unless_it_fires_else
 def test_every_letter_that_is_not_decided_says_why():
     x, y = samples()
     found = judge(Stream(), LEVELS, bp, x, y)
-    assert found.fired == {"a": False, "b": False, "b'": None, "c": None, "d": None}
+    letters = {"a": False, "b": False, "b'": None, "c": None, "d": None, "e": False}
+    assert found.fired == letters
     assert found.verdict.text() == "none of (a), (b) fires; undefined: (c), (d)"
     reasons = {"b'": "name them in writers", "c": "x has 12 samples, fewer than 8", "d": "accuracy"}
     assert set(found.undefined) == set(reasons)

@@ -72,6 +72,23 @@ def test_every_figure_is_one_that_its_notebook_shows(where, text, notebooks):
     assert not missing, f"{where}: no output of {notebooks} shows {missing}"
 
 
+def test_the_verdict_in_the_readme_is_what_the_tour_prints():
+    """Of the same rule, by the same call: each of its lines, whole."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text_of(ROOT / "README.md"), re.DOTALL)
+    place = next(k for k, (kind, text) in enumerate(blocks) if "class Broadcast" in text)
+    (_, call), (kind, told) = blocks[place : place + 2]
+    notebook = json.loads(text_of(ROOT / "notebooks" / "00_tour.ipynb"))
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", ())]
+    printed = "".join("".join(o.get("text", ())) for o in outputs)
+    assert not kind and len(told.splitlines()) == 4 and "print(audit(Broadcast" in call
+    for line in told.splitlines():
+        assert f"- {line}\n" in printed, line
+
+
+def test_the_picture_of_a_page_is_small():
+    assert (ROOT / "figures" / "report.png").stat().st_size < 200_000
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text_of(page))

@@ -34,8 +34,8 @@ def page(audits: Sequence) -> str:
     title = f"Audit of {names}"
     heads = [f"<h1>{escape(title)}</h1>"]
     if len(audits) > 1:
-        heads += [verdict_box(a, f"{a.base.model}: ") for a in audits]
-    sections = [section(a, len(audits) > 1) for a in audits]
+        heads.append(contents(audits))
+    sections = [section(a, f"audit-{k}" * (len(audits) > 1)) for k, a in enumerate(audits)]
     body = "\n".join([*heads, *sections, closing(audits)])
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=escape(title), body=body)
@@ -73,9 +73,20 @@ def headline(audit) -> tuple[str, str]:
     return "holds", f"{name} holds: none of the diagnostics fires."
 
 
-def verdict_box(audit, before="") -> str:
+def verdict_box(audit) -> str:
     tone, told = headline(audit)
-    return f'<div class="verdict {tone}">{escape(before + told)}</div>'
+    return f'<div class="verdict {tone}">{escape(told)}</div>'
+
+
+def contents(audits) -> str:
+    """A line for each of several audits, which leads to it."""
+    out = []
+    for k, a in enumerate(audits):
+        told = escape(a.verdict.text(INVARIANT, a.powerless, spelled=True))
+        named = escape(f"{figures.title(a.label)} on {a.base.model}")
+        badge = f'<span class="badge {headline(a)[0]}">{told}</span>'
+        out.append(f'<p><a href="#audit-{k}">{named}</a> {badge}</p>')
+    return "".join(out)
 
 
 def listed(lines: Sequence[str]) -> str:
@@ -86,12 +97,14 @@ def html_table(audit) -> str:
     return audit.table.T.to_html(border=0)
 
 
-def section(audit, is_one_of_several: bool) -> str:
+def section(audit, anchor: str) -> str:
+    """anchor: its place on a page of several; '' where it is alone."""
     c, label = audit.base, figures.title(audit.label)
     told = f"{c.dataset}, {c.model}, width {c.width}, depth {c.depth}, {c.epochs} epochs, seeds "
     told += ", ".join(str(r.config.seed) for r in audit.records) + ". "
     told += LEVELS.format(heard="a_l" if c.credit_level == "input" else "a_{l+1}")
-    head = f"<h2>{escape(f'{label} on {c.model}')}</h2>" if is_one_of_several else ""
+    named = escape(f"{label} on {c.model}")
+    head = f'<h2 id="{anchor}">{named}</h2>' if anchor else ""
     parts = [
         f'<section>{head}<p class="setting">{escape(told)}</p>',
         verdict_box(audit),
@@ -201,7 +214,8 @@ def command(audit) -> str:
     """What makes the records and the page again."""
     c, tuned = audit.base, audit.rates
     rates = tuned.rates if tuned else (c.lr,)
-    flags = [f"--seeds {','.join(str(r.config.seed) for r in audit.records)}"]
+    seeds = ",".join(str(r.config.seed) for r in audit.records)
+    flags = [f"--seeds {seeds}"] * bool(seeds)
     flags.append(f"--lr {','.join(f'{lr:g}' for lr in rates)}")
     flags += [f"--tuning-seeds {','.join(map(str, tuned.seeds))}"] if tuned else []
     flags += [f"--within {audit.within:g}"] if audit.within != WITHIN else []
