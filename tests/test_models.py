@@ -7,7 +7,7 @@ from conftest import ROUNDING, SMALL, UNIT64, float64, member, probe, same, scra
 from test_methods import LOCAL, NOT_BLIND, gap, gradient
 
 from faeval_core import METHODS, RunConfig, data
-from faeval_core.measure import diagnostics
+from faeval_core.measure import loss_changes
 from faeval_core.measure.diagnostics import alignment, gradients
 from faeval_core.models import MODELS
 from faeval_core.training import Ensemble, build, initial
@@ -246,7 +246,7 @@ def test_no_hidden_back_propagation_through_tokens_and_feature_maps(
 
 @pytest.mark.parametrize("name", ["vitmini", "convnet", "toylq"])
 def test_diagnostics_on_other_models(images, name, monkeypatch):
-    monkeypatch.setattr(diagnostics, "DIRECTIONS", 8)
+    monkeypatch.setattr(loss_changes, "DIRECTIONS", 8)
     monkeypatch.setattr(MODELS[name], "probe", 128)
     cfg = kind(name, "dfa")
     found = Ensemble([cfg], images[name]).diagnose(0)

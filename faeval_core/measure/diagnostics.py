@@ -11,37 +11,54 @@ import math
 import torch
 
 from ..methods.local import LocalMethod
-from ..methods.tensors import normalise, rms
+from ..methods.tensors import normalise
+from .cosines import agreement, cosine, cosine_clamped, defined_mean
+from .loss_changes import (
+    DIRECTIONS,
+    EPS_RHO,
+    ETA_FROZEN,
+    ETA_NUDGE,
+    correlations,
+    nudge,
+    nudges,
+    rho,
+)
+
+__all__ = [
+    "BATCH",
+    "DIRECTIONS",
+    "EPS_RHO",
+    "ETA_FROZEN",
+    "ETA_NUDGE",
+    "RESCALE",
+    "STABILITY_BATCHES",
+    "agreement",
+    "alignment",
+    "alike",
+    "correlations",
+    "cosine",
+    "cosine_clamped",
+    "credit_of",
+    "credited",
+    "defined_mean",
+    "diagnose",
+    "gamma",
+    "gradients",
+    "growth",
+    "mean_gradient",
+    "median_norm",
+    "norms",
+    "nudge",
+    "nudges",
+    "own_gradient",
+    "rescaled",
+    "rho",
+    "stability",
+    "update_alignment",
+]
 
 BATCH = 128  # g_l is the gradient of the mean cross-entropy over this many samples
-DIRECTIONS, EPS_RHO, STABILITY_BATCHES = 32, 1e-3, 8
-ETA_NUDGE, ETA_FROZEN = 0.01, 0.003  # the latter where estimators are measured on a fixed net
-
-
-def cosine(u, v):
-    """Exact cosine over the last axis in float64; NaN where a vector is zero."""
-    # squares of 1e-200 would underflow even here
-    u, v = (w / w.abs().amax(-1, keepdim=True) for w in (u.double(), v.double()))
-    return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1))
-
-
-def cosine_clamped(u, v):
-    """The cosine as published: in the tensors' own precision, each norm clamped to at least
-    1e-8.
-    """
-    return torch.cosine_similarity(u, v, dim=-1, eps=1e-8)
-
-
-def defined_mean(values):
-    """Mean over the defined (non-NaN) entries, or None where there is none."""
-    values = values[~values.isnan()]
-    return values.mean().item() if len(values) else None
-
-
-def agreement(u):
-    """Mean cosine between different rows of u, or None where no pair is defined."""
-    c = cosine(u[:, None], u[None])
-    return defined_mean(c[~torch.eye(len(u), dtype=bool, device=u.device)])
+STABILITY_BATCHES = 8
 
 
 def gradients(method, p, x, y):
@@ -55,54 +72,6 @@ def gradients(method, p, x, y):
         logits = model.readout(p, hs[-1])
         gs = torch.autograd.grad(model.losses(logits, y).sum() / BATCH, hs)
     return [h.detach() for h in hs], logits.detach(), gs
-
-
-def correlations(method, p64, l, h, credits, y, generator, directions=DIRECTIONS) -> list:
-    """For each of `credits` of level l: each sample's Pearson correlation, (batch,), over random
-    unit directions v, of <a_l, εv> with L(h_l + εv) - L(h_l). Float64; NaN where the differences
-    vanish.
-    """
-    v = torch.randn(
-        directions, *h.shape, dtype=torch.float64, generator=generator, device=generator.device
-    ).to(h.device)
-    v = v / v.flatten(2).norm(dim=-1).view(*v.shape[:2], *[1] * (v.ndim - 2))
-    base = method.tail_losses(p64, h, y, l)
-    true = torch.stack([method.tail_losses(p64, h + EPS_RHO * u, y, l) - base for u in v])
-    found = []
-    for credit in credits:
-        told = EPS_RHO * (v * credit).flatten(2).sum(-1)
-        found.append(cosine((true - true.mean(0)).T, (told - told.mean(0)).T))
-    return found
-
-
-def rho(method, p64, hs, credits, y, generator) -> list[list]:
-    """For each of `credits`, per level: mean over the batch of `correlations`, over 32 directions;
-    None where the differences of every sample vanish.
-    """
-    levels = [
-        correlations(method, p64, l, h, [credit[l] for credit in credits], y, generator)
-        for l, h in enumerate(hs)
-    ]
-    return [[defined_mean(each) for each in found] for found in zip(*levels)]
-
-
-def nudge(method, p64, l, h, credit, y) -> tuple[float, float]:
-    """Mean loss change after h_l <- h_l - η credit, float64: credit over its per-sample RMS, and
-    raw.
-    """
-    eta = ETA_NUDGE if method.cfg.train_net else ETA_FROZEN
-    before = method.tail_losses(p64, h, y, l)
-
-    def change(step):
-        return (method.tail_losses(p64, h - eta * step, y, l) - before).mean().item()
-
-    return change(credit / rms(credit).clamp_min(1e-300)), change(credit)
-
-
-def nudges(method, p64, hs, credit, y) -> tuple[list[float], list[float]]:
-    """`nudge` per level: credit over its per-sample RMS, and raw."""
-    found = [nudge(method, p64, l, h, a, y) for l, (h, a) in enumerate(zip(hs, credit))]
-    return [normalised for normalised, _ in found], [raw for _, raw in found]
 
 
 def stability(method, p, x, y):

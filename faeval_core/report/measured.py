@@ -3,7 +3,6 @@ net.
 """
 
 import difflib
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,47 +15,28 @@ import pandas as pd
 from ..measure import diagnostics, protocol
 from ..measure.protocol import Verdict
 from ..measure.stats import mean_sd
+from . import cells
 from .tables import magnitude, pm
-
-
-def _fraction(value: float) -> str:
-    if 0 <= value <= 1:
-        return ""
-    percent = f", where {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
-    return f"accuracies lie in 0..1{percent}"
-
-
-def _size(value: float) -> str:
-    return "" if value >= 0 else "norms and their ratios are not negative"
-
-
-def _cosine(value: float) -> str:
-    return "" if abs(value) <= 1 + 1e-6 else "cosines and correlations lie in -1..1"
-
-
-def _factor(value: float) -> str:
-    return "" if value > 1 else "the stream is written larger, by a factor above 1"
-
 
 # column -> what is wrong with a value of it, or ''
 PLAIN: dict[str, Callable[[float], str]] = {
-    "accuracy": _fraction,  # on the test set
-    "frozen_accuracy": _fraction,  # of a net whose hidden blocks stayed at their initial values
-    "growth": _size,  # max_l ‖h_{l+1}‖ / ‖h_l‖
-    "stability": _cosine,  # of the mean gradients of disjoint batches of 128
-    "rescale_factor": _factor,
+    "accuracy": cells.fraction,  # on the test set
+    "frozen_accuracy": cells.fraction,  # of a net whose hidden blocks stayed as they began
+    "growth": cells.size,  # max_l ‖h_{l+1}‖ / ‖h_l‖
+    "stability": cells.cosine,  # of the mean gradients of disjoint batches of 128
+    "rescale_factor": cells.factor,
 }
 PER_LEVEL: dict[
     str, Callable[[float], str]
 ] = {  # also as name_0, …, name_L, or with a list in cells
-    "h_norm": _size,  # median ‖h_l‖
-    "g_norm": _size,  # median ‖g_l‖; where there is one, of the top level
-    "gamma": _cosine,  # exact cosine of credit and gradient
-    "gamma_copied": _cosine,  # that of the top level's gradient, copied to every level, for (e)
-    "rho": _cosine,
-    "twin": _cosine,  # of the fp32 gradient and its fp64 twin; where there is one, the least
-    "gamma_rescaled": _cosine,  # once the stream is written `rescale_factor` times as large
-    "g_norm_rescaled": _size,
+    "h_norm": cells.size,  # median ‖h_l‖
+    "g_norm": cells.size,  # median ‖g_l‖; where there is one, of the top level
+    "gamma": cells.cosine,  # exact cosine of credit and gradient
+    "gamma_copied": cells.cosine,  # that of δ_L, copied to every level, for (e)
+    "rho": cells.cosine,
+    "twin": cells.cosine,  # of the fp32 gradient and its fp64 twin; where there is one, the least
+    "gamma_rescaled": cells.cosine,  # once the stream is written `rescale_factor` times as large
+    "g_norm_rescaled": cells.size,
 }
 NAMES = ("method", "seed", "status")
 STATUS = ("complete", "diverged")
@@ -239,20 +219,20 @@ def _level_columns(columns: list[str]) -> dict[str, list[str]]:
 
 def _net(row: dict, place: int, levels: dict[str, list[str]]) -> Net:
     """A row, read and checked."""
-    method, seed = (_name(row.get(key)) for key in ("method", "seed"))
+    method, seed = (cells.name(row.get(key)) for key in ("method", "seed"))
     if "method" in row and method is None:
         raise ValueError(f"row {place} has no method; name it, or leave the column out")
     named = ", ".join(part for part in (method, seed and f"seed {seed}") if part)
     where = f"row {place}" + (f" ({named})" if named else "")
-    status = _name(row.get("status")) or STATUS[0]
+    status = cells.name(row.get("status")) or STATUS[0]
     if status not in STATUS:
         raise ValueError(f"{where}: status is {status!r}, not {' or '.join(STATUS)}")
-    plain = {k: _number(row.get(k), k, where, fault) for k, fault in PLAIN.items()}
+    plain = {k: cells.number(row.get(k), k, where, fault) for k, fault in PLAIN.items()}
     per_level = {
         name: [
-            _number(value, column, where, PER_LEVEL[name])
+            cells.number(value, column, where, PER_LEVEL[name])
             for column in group
-            for value in _cells(row[column])
+            for value in cells.values(row[column])
         ]
         for name, group in levels.items()
     }
@@ -296,45 +276,6 @@ def _diagnosis(plain: dict, levels: dict[str, list]) -> dict:
         factor, (gamma, g_norm) = plain["rescale_factor"], moved
         found["rescaled"] = {"factor": factor, "gamma": gamma, "g_norm": g_norm}
     return {k: v for k, v in found.items() if v is not None} | {"undefined": why}
-
-
-def _cells(value) -> list:
-    """The values of a cell: those of a list, or the one that it holds."""
-    return list(value) if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) else [value]
-
-
-def _missing(value) -> bool:
-    return value is None or value is pd.NA or value != value or str(value).strip() == ""
-
-
-def _name(value) -> str | None:
-    """A method, seed or status as text; None where the cell is empty."""
-    if _missing(value):
-        return None
-    is_whole = isinstance(value, float) and value.is_integer()  # as pandas makes of 42 beside a gap
-    return str(int(value) if is_whole else value).strip()
-
-
-def _number(value, column: str, where: str, fault: Callable[[float], str]) -> float | None:
-    """A value as a number, None where the cell is empty; ValueError for what it cannot be."""
-    if _missing(value):
-        return None
-    told, way_out = (
-        f"{where}: {column} is {value!r}",
-        "leave the cell empty where nothing was measured",
-    )
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as e:
-        if isinstance(value, str) and value.strip().endswith("%"):
-            way_out = "write 61.3 % as 0.613"
-        raise ValueError(f"{told}, which is no number; {way_out}") from e
-    if isinstance(value, bool) or not math.isfinite(number):
-        way_out = "where the net diverged, set its status to 'diverged' and leave the cell empty"
-        raise ValueError(f"{told}, which is no finite number; {way_out}")
-    if wrong := fault(number):
-        raise ValueError(f"{told}; {wrong}")
-    return number
 
 
 def _check_unique(nets: list[Net]) -> None:
