@@ -149,6 +149,14 @@ def test_the_table_has_a_row_for_every_value(conf):
     assert [row[5].partition(",")[0] for row in cells] == [value["verdict"] for value in values]
 
 
+def test_the_paper_is_linked_where_it_was_built(conf, tmp_path, monkeypatch):
+    monkeypatch.setitem(conf["paper"].__globals__, "ROOT", tmp_path)
+    assert conf["paper"]() == ""
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "main.pdf").touch()
+    assert conf["paper"]() == "[Read the paper](../paper/main.pdf)."
+
+
 @pytest.mark.parametrize(
     "figure, shown",
     [
