@@ -5,7 +5,7 @@ from statistics import fmean
 
 from . import figures, protocol, stats, tables
 from .comparisons import Gap, accuracy_interval, paired_gap, settle_together
-from .letters import ALL, THRESHOLDS
+from .letters import ALL, THRESHOLDS, UPHILL_AT_A_LEVEL
 
 COSINES = {
     "of the credit that they hear": "credit",
@@ -125,7 +125,8 @@ def uphill(records) -> list[str]:
         return [f"{told}: check the sign of its credit, which is that of the gradient."]
     columns = zip(*(r.final["gamma"] for r in records if r.final))
     levels = {l: mean_defined(column) for l, column in enumerate(columns)}
-    low = {l: mean for l, mean in levels.items() if mean is not None and mean < protocol.UPHILL}
+    known = {l: mean for l, mean in levels.items() if mean is not None}
+    low = {l: mean for l, mean in known.items() if mean < UPHILL_AT_A_LEVEL}
     if not low:
         return []
     told = ", ".join(f"{l} ({mean:.2f})" for l, mean in low.items())

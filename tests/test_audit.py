@@ -325,6 +325,6 @@ def test_a_letter_is_undefined_with_the_level_and_its_reason(pixels):
 
 def test_a_negative_cosine_at_one_level_asks_for_its_sign(pixels):
     plain = trained(pixels, DFA, 1)
-    low = replace(plain, diagnostics={"2": plain.final | {"gamma": [0.9, -0.4, 0.9, 1.0]}})
+    low = replace(plain, diagnostics={"2": plain.final | {"gamma": [0.9, -0.6, 0.9, 1.0]}})
     told = Audit(tiny("dfa"), {"dfa": [low]}).lines
-    assert "Γ is negative at level 1 (-0.40): check the sign of its credit there." in told
+    assert "Γ is negative at level 1 (-0.60): check the sign of its credit there." in told

@@ -13,8 +13,7 @@ from conftest import ROUNDING, full, member, scramble, tiny
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from faeval_core import judge as judging
-from faeval_core import protocol
+from faeval_core import judge_levels, judge_measures, protocol
 from faeval_core.diagnostics import RESCALE
 from faeval_core.judge import CreditError, LevelError, judge
 
@@ -108,7 +107,7 @@ def test_bps_own_credit_is_exact_and_a_random_one_is_not(made, monkeypatch):
     found = judge(net, levels, bp, x, y, directions=4).diagnosis
     assert found["gamma"] == pytest.approx([1] * len(levels), abs=1e-6)
     assert min(found["rho"]) > 0.99 and max(found["nudge"]) < 0
-    monkeypatch.setattr(judging.Outputs, "can_resume", False)  # ρ of four directions says nothing
+    monkeypatch.setattr(judge_levels.Outputs, "can_resume", False)  # ρ of four directions says nothing
     found = judge(net, levels, noise, x, y).diagnosis
     assert max(map(abs, found["gamma"])) < 0.1
 
@@ -249,7 +248,7 @@ def test_a_net_that_nothing_trains_has_levels_too():
 def test_rho_and_nudges_by_parts_are_those_of_the_whole(monkeypatch):
     net, (x, y) = Stream(), samples()
     whole = judge(net, LEVELS, bp, x, y).diagnosis
-    monkeypatch.setattr(judging, "NUMBERS_AT_ONCE", 32 * 8 * 5)
+    monkeypatch.setattr(judge_measures, "NUMBERS_AT_ONCE", 32 * 8 * 5)
     parts = judge(net, LEVELS, bp, x, y).diagnosis
     assert parts["nudge"] == pytest.approx(whole["nudge"], rel=ROUNDING)
     assert parts["nudge_raw"] == pytest.approx(whole["nudge_raw"], rel=ROUNDING)
