@@ -560,7 +560,7 @@ def test_the_command_line_asks_for_the_audit_that_the_page_shows(tmp_path, monke
         asked.append((method, given))
         return audit("dfa", seeds=(1,), train=False, results=tmp_path)
 
-    monkeypatch.setattr("faeval_core.audit.audit", kept)
+    monkeypatch.setattr("faeval_core.report.audit.audit", kept)
     where = ["--results", str(tmp_path)]
     several = ["dfa,fa", "--models", "resmlp,convnet", "--lr", "1e-3,3e-3", "--tuning-seeds", "5,6"]
     for line in (several, ["dfa", "--width", "8", "--lr", "0.01"]):
@@ -587,7 +587,7 @@ def test_a_page_names_a_command_that_asks_for_its_own_runs(monkeypatch):
     records = [RunRecord(base.with_(seed=s), "complete", {}, {}, None, {}) for s in (3, 4)]
     found, asked = Audit(base, {"dfa": records}), []
     monkeypatch.setattr(
-        "faeval_core.audit.audit", lambda method, **given: asked.append(given) or found
+        "faeval_core.report.audit.audit", lambda method, **given: asked.append(given) or found
     )
     monkeypatch.setattr(Audit, "text", "")
     command = page.command(found).split()

@@ -15,8 +15,8 @@ RESCALE_DRIFT = 0.01  # (b'): change of exact Γ_l under function-preserving res
 LEAST_ROOM = 0.02
 # update and what credit makes are one above; cosines further apart than this differ
 OWN_FLOOR, OWN_GAP = 0.99, 0.1
-UPHILL = -0.1  # mean Γ below which credit is likely to have the wrong sign
-AGAINST = -0.5  # the same of Γ at one level, which may be below 0 by chance in young nets
+UPHILL = -0.1  # Γ below which credit is likely to have the wrong sign
+UPHILL_AT_A_LEVEL = -0.5  # the same of one level, where random feedback may lean either way
 
 PUBLISHED = ("a", "b", "c", "d")
 COUNTERPART = ("a", "b'", "c", "d")  # what the published letters ask, whatever the scale

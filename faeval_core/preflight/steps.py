@@ -8,7 +8,7 @@ import torch
 from ..ground.streams import stream
 from ..measure import diagnostics
 from ..measure.exploit import SETTINGS
-from ..measure.letters import AGAINST
+from ..measure.letters import UPHILL_AT_A_LEVEL
 from ..methods.base import varied
 from ..methods.shared import RuleError
 from ..training import Ensemble, build, initial, noise
@@ -110,7 +110,11 @@ def check_diagnosis(method, cfg, p, s, x, y, pixels) -> None:
         raise RuleError(
             f"method {cfg.method!r} trains, but its diagnosis fails ({type(e).__name__}: {e})"
         ) from e
-    against = [l for l, value in enumerate(found["gamma"]) if value is not None and value < AGAINST]
+    against = [
+        l
+        for l, value in enumerate(found["gamma"])
+        if value is not None and value < UPHILL_AT_A_LEVEL
+    ]
     if against:
         told = (
             f"credit of method {cfg.method!r} points against BP's gradient at level "

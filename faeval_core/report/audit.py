@@ -26,13 +26,33 @@ SHAPE = {"width": 64, "epochs": 15, "lr": 3e-3}  # of an audit on it, within a m
 DEPTHS = {"convnet": 3}  # of models that have one depth alone
 
 
+def numbers(label: str, records, images: int | None) -> dict:
+    """Accuracy with its interval, alignment and norms of one method, as a row of a frame."""
+    accuracy = accuracy_interval([r.accuracy for r in records], images)
+    final = [r.final for r in records if r.final]
+    beside = [each for each in map(protocol.beside_copy, final) if each is not None]
+    return {
+        "method": label,
+        "n": len(final),
+        "lr": records[0].config.lr if records else None,
+        "accuracy": accuracy and accuracy.mean,
+        "accuracy_low": accuracy and accuracy.low,
+        "accuracy_high": accuracy and accuracy.high,
+        "gamma_hidden": mean_defined([each.gamma for each in beside]),
+        "gamma_copied": mean_defined([each.copied for each in beside]),
+        "growth": mean_defined([d["growth"] for d in final]),
+        "g_norm_top": tables.geometric([d["g_norm"][-1] for d in final]),
+        "stability": mean_defined([d["stability"] for d in final]),
+    }
+
+
 @dataclass
 class Audit:
-    """Records of the audited method and its company, with the verdict as text, table, figure and
-    HTML page.
+    """Records of the audited method and those beside it, with the verdict as text, table, figure
+    and page.
 
-    arms: label -> records; label: that of the audited method, by default its name. within: accuracy
-    by which two methods may differ and count as equal. rates: how learning rates were tuned.
+    arms: label -> records; label: that of the audited method. within: accuracy by which two methods
+    may differ and count as equal. rates: how learning rates were tuned.
     """
 
     base: RunConfig
@@ -114,30 +134,15 @@ class Audit:
 
     def to_frame(self) -> pd.DataFrame:
         """One row of numbers per method: accuracy with its interval, alignment, norms, verdicts."""
-        rows = []
-        for label, records in self.arms.items():
-            found = accuracy_interval([r.accuracy for r in records], self.images)
-            final = [r.final for r in records if r.final]
-            beside = [each for each in map(protocol.beside_copy, final) if each is not None]
-            judged, idle = self.judged(label)
-            rows.append(
-                {
-                    "method": label,
-                    "n": len(final),
-                    "lr": records[0].config.lr if records else None,
-                    "accuracy": found and found.mean,
-                    "accuracy_low": found and found.low,
-                    "accuracy_high": found and found.high,
-                    "gamma_hidden": mean_defined([each.gamma for each in beside]),
-                    "gamma_copied": mean_defined([each.copied for each in beside]),
-                    "growth": mean_defined([d["growth"] for d in final]),
-                    "g_norm_top": tables.geometric([d["g_norm"][-1] for d in final]),
-                    "stability": mean_defined([d["stability"] for d in final]),
-                    "published": judged.text(protocol.PUBLISHED, idle),
-                    "invariant": judged.text(protocol.INVARIANT, idle),
-                }
-            )
+        rows = [self._row(label, records) for label, records in self.arms.items()]
         return pd.DataFrame(rows).set_index("method")
+
+    def _row(self, label, records) -> dict:
+        judged, idle = self.judged(label)
+        return numbers(label, records, self.images) | {
+            "published": judged.text(protocol.PUBLISHED, idle),
+            "invariant": judged.text(protocol.INVARIANT, idle),
+        }
 
     def to_latex(self) -> str:
         """The audit table as a tabular of plain ASCII that needs no package."""

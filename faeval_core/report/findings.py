@@ -5,7 +5,7 @@ from statistics import fmean
 
 from ..measure import protocol, stats
 from ..measure.comparisons import Gap, accuracy_interval, paired_gap, settle_together
-from ..measure.letters import AGAINST, ALL, THRESHOLDS
+from ..measure.letters import ALL, THRESHOLDS, UPHILL_AT_A_LEVEL
 from . import figures, tables
 
 COSINES = {
@@ -126,7 +126,8 @@ def uphill(records) -> list[str]:
         return [f"{told}: check the sign of its credit, which is that of the gradient."]
     columns = zip(*(r.final["gamma"] for r in records if r.final))
     levels = {l: mean_defined(column) for l, column in enumerate(columns)}
-    low = {l: mean for l, mean in levels.items() if mean is not None and mean < AGAINST}
+    known = {l: mean for l, mean in levels.items() if mean is not None}
+    low = {l: mean for l, mean in known.items() if mean < UPHILL_AT_A_LEVEL}
     if not low:
         return []
     told = ", ".join(f"{l} ({mean:.2f})" for l, mean in low.items())
