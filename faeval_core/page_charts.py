@@ -143,9 +143,7 @@ def charts(audit) -> str:
     for key, name in names.items():
         found = [per_level(audit, k, key, offset=0.05 * i) for i, k in enumerate(shown)]
         if key == "gamma":
-            found.append(
-                per_level(audit, audit.label, "gamma_copied", COPY, "δ_L, copied", -0.06)
-            )
+            found.append(per_level(audit, audit.label, "gamma_copied", COPY, "δ_L, copied", -0.06))
         drawn = svg.chart(found, "level l", name, xticks=levels, gaps=gaps(audit, key))
         out.append(figure(name, drawn))
     for key, name in (("test_acc", "test accuracy"), ("train_loss", "training loss")):

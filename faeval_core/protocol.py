@@ -283,8 +283,7 @@ class Verdict(NamedTuple):
         did.
         """
         counts = {
-            k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found))
-            for k in ALL
+            k: (sum(bool(f[k]) for f in found), sum(f[k] is not None for f in found)) for k in ALL
         }
         return cls(counts, len(found) + diverged, diverged)
 
