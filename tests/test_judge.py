@@ -107,9 +107,8 @@ def test_bps_own_credit_is_exact_and_a_random_one_is_not(made, monkeypatch):
     found = judge(net, levels, bp, x, y, directions=4).diagnosis
     assert found["gamma"] == pytest.approx([1] * len(levels), abs=1e-6)
     assert min(found["rho"]) > 0.99 and max(found["nudge"]) < 0
-    monkeypatch.setattr(
-        judge_levels.Outputs, "can_resume", False
-    )  # ρ of four directions says nothing
+    # ρ of four directions says nothing
+    monkeypatch.setattr(judge_levels.Outputs, "can_resume", False)
     found = judge(net, levels, noise, x, y).diagnosis
     assert max(map(abs, found["gamma"])) < 0.1
 
