@@ -2,6 +2,7 @@
 where each output went.
 """
 
+import html
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,9 @@ from .config import RunConfig
 from .files import publish_json
 from .stats import Bound, Estimate
 from .store import Store, rounded
+
+
+NO_RECORDS = "not run"  # what is decided of a claim without a figure
 
 
 class Claim(NamedTuple):
@@ -34,6 +38,31 @@ class Claim(NamedTuple):
         size = f", by over {self.bound.smallest:g}" if self.bound.smallest else ""
         told = {"name": self.name, "statement": self.statement + size, "decided": decided}
         return told | {"interval": interval, "p": p, **bound}
+
+
+class Unrun(NamedTuple):
+    """What a study still lacks, as one line that a reader may open: which runs, which claims wait
+    for them, what it costs, and the commands that train it.
+    """
+
+    told: str
+    runs: list[str]
+    claims: list[str]
+    commands: list[str]
+
+    def __repr__(self):
+        return self.told
+
+    def _repr_html_(self):
+        if not self.runs:
+            return f"<p>{html.escape(self.told)}</p>"
+        parts = [f"<p>Runs without a record: {html.escape('; '.join(self.runs))}.</p>"]
+        if self.claims:
+            items = "".join(f"<li>{html.escape(c)}</li>" for c in self.claims)
+            parts.append(f"<p>Claims that wait for them:</p><ul>{items}</ul>")
+        parts.append(f"<pre>{html.escape(chr(10).join(self.commands))}</pre>")
+        summary = f"<summary>{html.escape(self.told)}</summary>"
+        return f"<details>{summary}{''.join(parts)}</details>"
 
 
 @dataclass
@@ -102,30 +131,45 @@ class Study:
             f"{len(self.rows) - len(lacking)} of {len(self.rows)} runs have records, "
             f"{diverged} diverged"
         )
-        if lacking:
-            # of many labels, their first words
-            word = 1 if len({r["label"] for r in lacking}) > 12 else None
-            groups = (
-                [" ".join(r["label"].split()[:word]) for r in rows]
-                for rows in (self.rows.values(), lacking)
-            )
-            runs_of, missing = map(Counter, groups)
-            labels = "; ".join(
-                k if n == runs_of[k] else f"{k} ({n} of {runs_of[k]})" for k, n in missing.items()
-            )
-            told += f"; not run: {labels}"
-        return told
+        return told + (f"; not run: {'; '.join(self._groups())}" if lacking else "")
+
+    def unrun(self) -> Unrun:
+        """What is not run, with its cost on this machine, for a reader to open or to leave."""
+        lacking = self._lacking()
+        if not lacking:
+            return Unrun(f"All {len(self.rows)} runs of this notebook have records.", [], [], [])
+        operations = sum(r["flops"] for r in lacking)
+        hours = operations / costs.flops_per_second(self.known.values()) / 3600
+        told = (
+            f"Not run yet: {len(lacking)} of {len(self.rows)} runs, about {hours:.1f} hours of "
+            "training on this machine"
+        )
+        waiting = [c.told("", None)["statement"] for c in self.claims.values() if not c.found]
+        number = self.notebook.partition("_")[0]
+        commands = [
+            f"python -m faeval_core run --study {self.notebook}",
+            f"python -m faeval_core reproduce --profile paper --notebooks {number} --write-back",
+        ]
+        return Unrun(told, self._groups(figures.title), waiting, commands)
 
     def _lacking(self) -> list[dict]:
         return [r for r in self.rows.values() if r["status"] == "not run"]
 
-    def _time_left(self) -> str:
-        """What the runs that are not run would take on this machine, as text; '' for none."""
-        operations = sum(r["flops"] for r in self._lacking())
-        if not operations:
-            return ""
-        seconds = operations / costs.flops_per_second(self.known.values())
-        return f" (about {seconds / 3600:.1f} hours here)"
+    def _groups(self, named=str) -> list[str]:
+        """The labels of the runs that are not run, with their numbers; of many labels, their first
+        words. named: what a reader sees in place of a label.
+        """
+        lacking = self._lacking()
+        word = 1 if len({r["label"] for r in lacking}) > 12 else None
+        groups = (
+            [" ".join(r["label"].split()[:word]).rstrip(",") for r in rows]
+            for rows in (self.rows.values(), lacking)
+        )
+        runs_of, missing = map(Counter, groups)
+        return [
+            named(k) if n == runs_of[k] else f"{named(k)} ({n} of {runs_of[k]})"
+            for k, n in missing.items()
+        ]
 
     def claim(
         self, name: str, statement: str, values, unit=None, *, smallest=None, **bound
@@ -157,8 +201,8 @@ class Study:
         return stats.mean(values, unit, of)
 
     def decided(self) -> str:
-        """What became of all claims, a line each: decided together, by Holm's method, since they
-        are one family.
+        """What became of all claims that have a figure, a line each, and how many have none:
+        decided together, by Holm's method, since they are one family.
 
         Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number
         of claims.
@@ -169,9 +213,12 @@ class Study:
             f"{c['decided']:>{width}} | {c['statement']} | {c['interval']}"
             + ("" if c["p"] is None else f", p={c['p']:.2g}" if c["p"] >= 1e-4 else ", p<0.0001")
             for c in self.told
+            if c["decided"] != NO_RECORDS
         ]
         tested = sum(c["p"] is not None for c in self.told)
-        return "\n".join([*lines, f"{tested} tested together, at {stats.ALPHA:.0%} (Holm)"])
+        waiting = len(self.told) - len(lines)
+        last = f"{tested} tested together, at {stats.ALPHA:.0%} (Holm)"
+        return "\n".join([*lines, last + (f"; {waiting} wait for runs" if waiting else "")])
 
     def _decide(self) -> list[dict]:
         claims = list(self.claims.values())
@@ -199,10 +246,14 @@ class Study:
         self.compared.append(row)
 
     def beside(self):
-        """What `compare` has collected, as a table with the reference values and the verdict of
-        each row.
+        """What `compare` has collected, as a reader's table: the study's value, ours and the
+        verdict of each row that is run.
         """
-        return tables.beside(self.compared)
+        return tables.reader(tables.beside(self.compared))
+
+    def compared_in_words(self) -> str:
+        """How many of the study's values this notebook sets beside its own, and how they agree."""
+        return tables.in_words(tables.beside(self.compared))
 
     def write(self, name: str, value, folder=None):
         """Write results/<folder>/<name>.json (by default the study's own folder) from plain data
@@ -240,8 +291,7 @@ class Study:
             "runs": list(self.rows.values()),
         }
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
-        # how long they take depends on the machine, so that no file holds it
-        return "\n".join([self.state() + self._time_left(), "written: " + ", ".join(self.outputs)])
+        return "written: " + ", ".join(self.outputs)
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:

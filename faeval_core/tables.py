@@ -317,6 +317,109 @@ def beside(compared) -> pd.DataFrame:
     return with_ours(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
 
 
+# metric of the reference table -> what a reader sees
+METRICS = {
+    "test_acc": "test accuracy",
+    "gamma": "Γ",
+    "rho": "ρ",
+    "nudge": "nudge",
+    "deep_cos": "deep cosine, as published",
+    "h_norm": "‖h_L‖",
+    "g_norm": "‖g_L‖",
+    "costate_cosine": "cosine with the costate",
+    "mode1b_fires": "(b) fires",
+    "diff_vs_dfa": "accuracy gained over DFA",
+    "acc@5": "accuracy after epoch 5",
+    "acc@20": "accuracy after epoch 20",
+    "gamma_frozen": "Γ on the checkpoint",
+    "rho_frozen": "ρ on the checkpoint",
+    "dL_same": "ΔL, own batch",
+    "dL_held": "ΔL, held out",
+    "dL_1step": "ΔL held out, 1 step",
+    "dL_5step": "ΔL held out, 5 steps",
+    "dL_20step": "ΔL held out, 20 steps",
+    "dL_held_5step": "ΔL held out, 5 steps",
+    "train_loss_decrease": "change of the training loss",
+    "update_variance": "variance of the updates",
+    "delta_gamma_min": "least lead in Γ",
+    "delta_rho_min": "least lead in ρ",
+    "collapsed_fraction": "share of collapsed runs",
+    "bp_grad_rms": "RMS of BP's gradient",
+}
+
+
+WORDS = {  # verdict -> (of one value, of several)
+    "agrees": ("agrees", "agree"),
+    "close": ("is close", "are close"),
+    "imprecise": ("is compared too imprecisely to tell", "are compared too imprecisely to tell"),
+    "differs": ("differs", "differ"),
+    "not run": ("is not run yet", "are not run yet"),
+}
+
+
+def _listed(found: dict) -> str:
+    """{'agrees': 3, 'differs': 1} as '3 agree and 1 differs'."""
+    parts = [f"{n} {WORDS[answer][n > 1]}" for answer, n in found.items() if n]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def in_words(rows) -> str:
+    """A sentence on how a table of reference rows with our columns (`beside`) came out."""
+    if not len(rows):
+        return "The study gives no value for this notebook."
+    told = counts(rows)
+    apart = told.pop("calibrated")
+    values = f"{len(rows)} value" + "s" * (len(rows) > 1)
+    parts = [f"The study gives {values} for what this notebook measures."]
+    if sum(told.values()):
+        parts.append(f"Of those that test it, {_listed(told)}.")
+    if n := sum(apart.values()):
+        settled = "One more served" if n == 1 else f"Another {n} served"
+        parts.append(f"{settled} to choose a setting and so test nothing: {_listed(apart)}.")
+    return " ".join(parts)
+
+
+def _measure(value, sd, n, metric) -> str:
+    """'0.613 ± 0.001 (n=3)' with three significant digits; norms as powers of ten."""
+    if metric in DECADES:
+        told = f"{value:.0e}"
+    elif metric.endswith("_fires"):
+        told = "yes" if round(value) else "no"
+    else:
+        told = f"{value:#.3g}".rstrip(".") + ("" if pd.isna(sd) else f" ± {sd:.1g}")
+    return told + ("" if pd.isna(n) or n < 2 else f" (n={n})")
+
+
+def _setting(condition) -> str:
+    """A condition of the reference table in words: 'method=dfa,wr=0.2' is 'DFA, wr = 0.2'."""
+    parts = [part.partition("=") for part in condition.split(",")]
+    named = {"method", "branch", "reference", "schedule"}
+    said = [title(v) if key in named else f"{title(key)} {v}".strip() for key, _, v in parts]
+    return ", ".join(said)
+
+
+def reader(rows) -> pd.DataFrame:
+    """A table of reference rows with our columns (`beside`) as a reader sees it: the rows that are
+    run, in words and with few digits.
+    """
+    run = rows[rows.verdict != "not run"]
+    shown = [
+        {
+            "setting": _setting(r.condition),
+            "quantity": METRICS.get(r.metric, r.metric),
+            "study": _measure(r.value, r.sd, r.n_seeds, r.metric),
+            "here": _measure(r.ours, r.ours_sd, r.ours_n, r.metric),
+            "difference in standard errors": "" if pd.isna(r.diff_se) else f"{r.diff_se:+.1f}",
+            "verdict": r.verdict + (" (calibrated)" if r.calibrated else ""),
+        }
+        for r in run.itertuples()
+    ]
+    table = pd.DataFrame(shown)
+    if shown and not any(table["difference in standard errors"]):
+        table = table.drop(columns="difference in standard errors")
+    return table.set_index(["setting", "quantity"]) if shown else table
+
+
 def reproduction(results) -> pd.DataFrame:
     """Every reference row, with our columns (verdict: one of ANSWERS) and the notebook that made
     ours.
