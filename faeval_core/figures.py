@@ -38,8 +38,8 @@ THRESHOLD = {"color": "black", "linestyle": ":", "linewidth": 1}
 MUTED = "#888888"  # what is beside the point: laws, baselines, the moment of a switch
 # label of a record or of the reference table, as a pattern -> what a reader sees
 NAMES = {
-    "(?:continue_DFA|DFA_only)": "DFA continued",
-    "DFA only": "DFA throughout",
+    "continue_DFA": "DFA continued",
+    "DFA[ _]only": "DFA throughout",
     "(?:blend_)?random_trainable(?:_075)?": "field, trained on",
     "(?:blend_)?random_frozen": "field, never trained",
     "(?:blend_)?shuffled_trainable": "field, shuffled targets",
@@ -73,6 +73,10 @@ NAMES = {
     "vec_noTerm": "Vector field, tw = 0",
     "vec_onesided": "Vector field, one-sided differences",
     "oracle_bp": "exact gradient",
+    "random_target": "random labels",
+    "target_shift": "target shift",
+    "inner_product": "inner product",
+    "best eta": "best η",
     "d": "width",
     "L": "depth",
     "lambda": "λ",
@@ -142,8 +146,12 @@ def title(label: str) -> str:
 
 
 def in_mathtext(text: str) -> str:
-    """A display name as matplotlib sets it: 'broadcast δ_L' with its index lowered."""
-    return re.sub(r"[δeha]_[LTl0]", lambda m: f"${m[0].replace('δ', chr(92) + 'delta')}$", text)
+    """A display name as matplotlib sets it: 'broadcast δ_L' with its index lowered; one that is in
+    mathtext already stays as it is.
+    """
+    if "$" in text:
+        return text
+    return re.sub(r"([δeha])_([LTl0])", r"$\1_\2$", text).replace("$δ", r"$\delta")
 
 
 def rendered(fig, kind: str) -> bytes:

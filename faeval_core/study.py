@@ -4,6 +4,7 @@ where each output went.
 
 import html
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from .config import RunConfig
 from .files import publish_json
 from .stats import Bound, Estimate
 from .store import Store, rounded
-
 
 NO_RECORDS = "not run"  # what is decided of a claim without a figure
 
@@ -63,6 +63,14 @@ class Unrun(NamedTuple):
         parts.append(f"<pre>{html.escape(chr(10).join(self.commands))}</pre>")
         summary = f"<summary>{html.escape(self.told)}</summary>"
         return f"<details>{summary}{''.join(parts)}</details>"
+
+
+def _in_words(label: str) -> str:
+    """A label of runs as a reader sees it: by its name, or else with the names of its methods."""
+    name = figures.title(label)
+    if name != label:
+        return name
+    return re.sub(r"\w+", lambda word: figures.LOOK.get(word[0], word)[0], label)
 
 
 @dataclass
@@ -141,8 +149,8 @@ class Study:
         operations = sum(r["flops"] for r in lacking)
         hours = operations / costs.flops_per_second(self.known.values()) / 3600
         told = (
-            f"Not run yet: {len(lacking)} of {len(self.rows)} runs, about {hours:.1f} hours of "
-            "training on this machine"
+            f"Not run yet: {len(lacking)} of {len(self.rows)} runs, about {hours:.2g} hours of "
+            "training here"
         )
         waiting = [c.told("", None)["statement"] for c in self.claims.values() if not c.found]
         number = self.notebook.partition("_")[0]
@@ -150,7 +158,7 @@ class Study:
             f"python -m faeval_core run --study {self.notebook}",
             f"python -m faeval_core reproduce --profile paper --notebooks {number} --write-back",
         ]
-        return Unrun(told, self._groups(figures.title), waiting, commands)
+        return Unrun(told, self._groups(_in_words), waiting, commands)
 
     def _lacking(self) -> list[dict]:
         return [r for r in self.rows.values() if r["status"] == "not run"]

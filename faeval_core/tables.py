@@ -374,8 +374,11 @@ def in_words(rows) -> str:
     if sum(told.values()):
         parts.append(f"Of those that test it, {_listed(told)}.")
     if n := sum(apart.values()):
-        settled = "One more served" if n == 1 else f"Another {n} served"
-        parts.append(f"{settled} to choose a setting and so test nothing: {_listed(apart)}.")
+        one = n == 1
+        settled = "One more" if one else f"Another {n}"
+        tests = "tests" if one else "test"
+        listed = _listed(apart)
+        parts.append(f"{settled} served to choose a setting and so {tests} nothing: {listed}.")
     return " ".join(parts)
 
 
@@ -394,7 +397,7 @@ def _setting(condition) -> str:
     """A condition of the reference table in words: 'method=dfa,wr=0.2' is 'DFA, wr = 0.2'."""
     parts = [part.partition("=") for part in condition.split(",")]
     named = {"method", "branch", "reference", "schedule"}
-    said = [title(v) if key in named else f"{title(key)} {v}".strip() for key, _, v in parts]
+    said = [title(v) if key in named else f"{title(key)} {title(v)}".strip() for key, _, v in parts]
     return ", ".join(said)
 
 

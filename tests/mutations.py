@@ -402,6 +402,12 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
     "same-draw": (DIAG, "x, p, s | drawn, hs", "x, p, s, hs", "test_hooks.py"),
     "idle-untold": ("preflight.py", "if g is None and k.startswith(", "if False and k.startswith(", "test_hooks.py::test_parameters_that_no_term_reaches_are_told"),
     "draws-of-nothing": ("preflight.py", "if method.draws > 1 and not", "if False and not", "test_hooks.py::test_draws_of_nothing_are_refused"),
+    "bars-of-nothing": ("figures.py", "label in rows if mean_sd(values.get(label, []))[2]]", "label in rows]", "test_protocol.py::test_bars_leave_out_what_has_no_value"),
+    "name-of-a-prefix": ("figures.py", "re.fullmatch(pattern, label)", "re.match(pattern, label)", "test_protocol.py::test_a_reader_sees_a_name_in_place_of_a_label"),
+    "not-run-in-tables": ("tables.py", 'run = rows[rows.verdict != "not run"]', "run = rows", "test_protocol.py::test_a_readers_table_holds_what_is_run_with_few_digits"),
+    "calibrated-as-test": ("tables.py", "for part in (rows[~rows.calibrated], rows[rows.calibrated])", "for part in (rows, rows[rows.calibrated])", "test_protocol.py::test_a_comparison_in_words"),
+    "badge-of-one": ("readme.py", '"partial" if done > 1 else', '"partial" if done else', "test_protocol.py::test_a_badge"),
+    "claims-not-waiting": ("study.py", "for c in self.claims.values() if not c.found]", "for c in self.claims.values() if c.found]", "test_protocol.py::test_a_run_of_several_arms_is_noted_under_all_their_labels"),
 }  # fmt: skip
 
 
