@@ -40,7 +40,7 @@ MUTED = "#888888"  # what is beside the point: laws, baselines, the moment of a 
 NAMES = {
     "continue_DFA": "DFA continued",
     "DFA[ _]only": "DFA throughout",
-    "(?:blend_)?random_trainable(?:_075)?": "field, trained on",
+    "(?:blend_)?random_trainable(?:_075)?": "field, trained throughout",
     "(?:blend_)?random_frozen": "field, never trained",
     "(?:blend_)?shuffled_trainable": "field, shuffled targets",
     "fresh_random_target": "field, random targets",
@@ -53,7 +53,7 @@ NAMES = {
     "scaled_DFA(?:_norm_match)?": "DFA at the norm of the blend",
     r"fit(\d+)": r"fit of \1 epochs",
     r"prefit(\d+)": r"field, fitted for \1 epochs",
-    r"prefit(\d+)_trainable": r"field, fitted for \1 epochs, trained on",
+    r"prefit(\d+)_trainable": r"field, fitted for \1 epochs, then trained",
     r"prefit(\d+)_frozen": r"field, fitted for \1 epochs, then held",
     r"freeze_after_1|freeze1_fixed075": "field, held after 1 epoch",
     r"freeze_after_(\d+)": r"field, held after \1 epochs",
