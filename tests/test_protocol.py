@@ -691,7 +691,7 @@ def test_bars_leave_out_what_has_no_value():
         ("freeze5_decay_to_000", "field, held after 5 epochs, faded out"),
         ("freeze_after_1", "field, held after 1 epoch"),
         ("freeze_after_10", "field, held after 10 epochs"),
-        ("prefit60_trainable", "field, fitted for 60 epochs, trained on"),
+        ("prefit60_trainable", "field, fitted for 60 epochs, then trained"),
         ("my_own_rule", "my_own_rule"),
     ],
 )
