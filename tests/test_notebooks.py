@@ -1,6 +1,7 @@
 """What every committed notebook owes its reader."""
 
 import ast
+import html
 import json
 import linecache
 import re
@@ -8,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import test_readme
 
 from faeval_core import METHODS, RunConfig, Store
-from faeval_core.report import latex, pipeline, table1, tables
+from faeval_core.report import latex, pipeline, readme, table1, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FIGURE = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+")
 
 
 def cells(path):
@@ -27,18 +28,79 @@ def cells(path):
         yield cell["cell_type"], "".join(cell["source"]), "\n".join(outputs)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_it_opens_with_what_was_measured_and_its_outputs_say_so(path):
-    (_, opening, _), *rest = cells(path)
-    _, found, measured = opening.partition("**Measured here.**")
-    assert found and measured.strip()
-    claimed, shown = (
-        FIGURE.findall(re.sub(r"\$[^$]*\$", "", measured)),
-        FIGURE.findall("\n".join(text for _, _, text in rest)),
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+# the tour shows one table of an audit, whose call is the point of it
+every_study = pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)
+SENTENCE = re.compile(r"(?<=[.?])\s+(?=[A-Z])")
+PRIVATE = re.compile(r"\b(?:recipes?|arms?|floors?|copied)\b", re.IGNORECASE)
+
+
+def raw_cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def summary_of(path):
+    summary = (ROOT / "results" / "studies" / path.name).with_suffix(".json")
+    return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def in_html(cell):
+    return "\n".join(
+        "".join(o.get("data", {}).get("text/html", "")) for o in cell.get("outputs", ())
     )
-    assert set(claimed) <= set(shown), (
-        f"{path.name} opens with figures that no output shows: {set(claimed) - set(shown)}"
-    )
+
+
+@every_notebook
+def test_it_opens_with_a_question_and_an_answer_whose_figures_it_shows(path):
+    (_, opening, _), *_ = cells(path)
+    title, _, question, short = opening.split("\n\n")
+    assert title.startswith("# ")
+    assert question.startswith("**Question.** ") and question.endswith("?")
+    assert short.startswith("**In short.** ")
+    assert 3 <= len(SENTENCE.split(short.removeprefix("**In short.** "))) <= 5
+    claimed = set(test_readme.FIGURE.findall(re.sub(r"\$[^$]*\$", "", short)))
+    known = test_readme.shown(path.stem[:2])
+    missing = {f for f in claimed if not test_readme.is_among(f, known)}
+    assert not missing, f"{path.name} opens with figures that no output shows: {missing}"
+
+
+@every_notebook
+def test_its_badge_says_how_much_is_run(path):
+    (_, opening, _), *_ = cells(path)
+    assert readme.badged(opening, summary_of(path)["runs"]) == opening
+
+
+@every_study
+def test_figures_come_before_tables_and_without_their_code(path):
+    tables_seen = False
+    for cell in raw_cells(path):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            tables_seen = tables_seen and not re.search("^##", source, re.MULTILINE)
+            continue
+        if any("image/png" in o.get("data", {}) for o in cell["outputs"]):
+            assert "hide-input" in cell["metadata"].get("tags", ()), source
+            assert not tables_seen, f"a table stands before this figure of its section: {source}"
+        tables_seen = tables_seen or "<table" in in_html(cell)
+
+
+@every_study
+def test_no_table_shows_what_is_not_run_or_more_digits_than_mean_anything(path):
+    for cell in raw_cells(path):
+        shown = in_html(cell)
+        assert not re.search(r"<td>(?:not run|NaN|nan|None)</td>|\d\.\d{7}", shown), shown
+
+
+@every_study
+def test_a_reader_meets_no_private_word(path):
+    seen = [
+        "".join(cell["source"])
+        if cell["cell_type"] == "markdown"
+        else "\n".join(map(test_readme.told, cell["outputs"]))
+        for cell in raw_cells(path)
+    ]
+    lines = "\n".join(seen).splitlines()
+    assert [line for line in lines if PRIVATE.search(line)] == []
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "reproduce_all.ipynb"], ids=lambda p: p.stem)
@@ -89,19 +151,21 @@ def test_the_paper_has_these_counts_and_every_macro_that_it_names():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_claims_are_printed_as_they_are_noted(path):
-    """What is printed beside a claim, and the verdict of each row beside the study, is what the
-    summary holds.
+    """A claim with a figure is printed as the summary holds it, the others stand under what is not
+    run.
     """
-    summary = json.loads(
-        (ROOT / "results" / "studies" / path.name).with_suffix(".json").read_text(encoding="utf-8")
-    )
+    summary = summary_of(path)
     shown = "\n".join(text for _, _, text in cells(path))
     lines = {
         tuple(part.strip() for part in line.split(" | ")[:2])
         for line in shown.splitlines()
         if " | " in line
     }
-    assert {(c["decided"], c["statement"]) for c in summary["claims"]} <= lines
+    decided = {(c["decided"], c["statement"]) for c in summary["claims"]}
+    waiting = {statement for word, statement in decided if word == "not run"}
+    assert {(word, statement) for word, statement in decided if word != "not run"} <= lines
+    opened = html.unescape("\n".join(map(in_html, raw_cells(path))))
+    assert waiting <= set(re.findall("<li>(.*?)</li>", opened))
     assert all(c["smallest"] > 0 or c.get("above", c.get("below")) != 0 for c in summary["claims"])
 
 

@@ -39,6 +39,7 @@ BELONGS = {
     "report.parameters": "notebooks",
     "report.pipeline": "notebooks",
     "report.preloaded": "notebooks",
+    "report.readme": "notebooks",
 }
 HEAVY = {"torch", "matplotlib", "pandas", "scipy", "sklearn", "torchvision", "PIL"}
 HEAVY |= {"IPython", "ipykernel", "jupyter_client", "nbformat", "papermill", "distributed"}

@@ -301,7 +301,7 @@ def test_diagnoses_below_the_threshold_are_those_that_were_counted(tmp_path):
     assert latex.reference_validity(tmp_path) == []
     folder = tmp_path / "protocol_calibration"
     folder.mkdir()
-    below = {"diagnoses": 7, "(b') fires": 2, "worst fp64 twin": "0.5", "other": 1}
+    below = {"diagnoses": 7, "(b') fires": 2, "worst cosine with float64": "0.5", "other": 1}
     told = {"diagnoses": {"(b) fires": below, "(b) silent": {"diagnoses": 3}}}
     (folder / "published_against_invariant.json").write_text(json.dumps(told), encoding="utf-8")
     assert latex.reference_validity(tmp_path) == [

@@ -18,7 +18,7 @@ from scipy import stats as scipy_stats
 
 from faeval_core.ground import files
 from faeval_core.measure import protocol, stats
-from faeval_core.report import figures, latex, tables
+from faeval_core.report import figures, latex, readme, reference, tables
 from faeval_core.report.audit import Audit
 from faeval_core.report.study import Study
 from faeval_core.runs.store import RunRecord
@@ -359,11 +359,12 @@ def test_what_is_printed_is_what_is_noted(tmp_path):
         f"(n=1 net, 4 batches), p={p:.2g}"
     )
     assert "it grows, by over 0.1 | 1 [0.87, 1.13]" in lines[0]
-    assert lines[1].endswith("not run | it shrinks, by over 0.1 | no records")
-    assert "(n=2 nets)" in lines[2] and lines[3] == "2 tested together, at 5% (Holm)"
+    assert "(n=2 nets)" in lines[1]
+    assert lines[2] == "2 tested together, at 5% (Holm); 1 wait for runs"
     study.finish()
     noted = files.studies(tmp_path)["03_x"]["claims"]
-    assert [c["decided"] for c in noted] == [line.split(" | ")[0].strip() for line in lines[:3]]
+    words = [line.split(" | ")[0].strip() for line in lines[:2]]
+    assert [c["decided"] for c in noted] == [words[0], "not run", words[1]]
     # the cell is run again, on other values
     study.claim("one", "it grows", [0.0, 0.1], above=0, smallest=0.1)
     with pytest.raises(ValueError, match="decided"):
@@ -686,32 +687,105 @@ def test_macros_of_two_notebooks_are_apart_and_a_collision_is_an_error(tmp_path)
             latex.macros(tmp_path)
 
 
-def test_panels_without_measurements_say_so_and_keep_the_ticks_that_others_need():
-    """Left column: a value of the study above an empty panel. Right: nothing but a zero line. The
-    row shares y, the columns x.
-    """
-    picture, axes = plt.subplots(2, 2, sharex="col", sharey="row")
-    axes[0, 0].plot([0.5], [0.2], "_")
-    axes[1, 1].axhline(0)
-    axes[1, 1].plot([], [], "_")
-    figures.note_empty(*axes.flat)
-    assert all(any(text.get_text() == "not run" for text in ax.texts) for ax in axes.flat)
-    sides = {"bottom": "xaxis", "left": "yaxis"}
-    labelled = {
-        side: [getattr(ax, axis).get_tick_params()[f"label{side}"] for ax in axes.flat]
-        for side, axis in sides.items()
-    }
-    assert (
-        labelled["bottom"][2]
-        and not labelled["bottom"][3]
-        and labelled["left"][0]
-        and not labelled["left"][2]
-    )
-    axes[1, 1].errorbar([1], [1])
-    before = len(axes[1, 1].texts)
-    figures.note_empty(axes[1, 1])
-    assert len(axes[1, 1].texts) == before
+def test_bars_leave_out_what_has_no_value():
+    picture, ax = plt.subplots()
+    values = {"a": [0.1, 0.2], "b": [], "c": [0.3]}
+    figures.bars(ax, {"a": "dfa", "b": "fa", "c": "bp", "d": "ep"}, values, {"c": 0.4})
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "c"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.15, 0.3])
     plt.close(picture)
+
+
+@pytest.mark.parametrize(
+    "label, shown",
+    [
+        ("dfa", "DFA"),
+        ("freeze5_decay_to_000", "field, held after 5 epochs, faded out"),
+        ("freeze_after_1", "field, held after 1 epoch"),
+        ("freeze_after_10", "field, held after 10 epochs"),
+        ("prefit60_trainable", "field, fitted for 60 epochs, then trained"),
+        ("my_own_rule", "my_own_rule"),
+    ],
+)
+def test_a_reader_sees_a_name_in_place_of_a_label(label, shown):
+    assert figures.title(label) == shown
+
+
+def test_no_two_looks_are_alike():
+    looks = [look[1:] for look in figures.LOOK.values()] + figures.SPARE
+    colours = [colour for colour, _ in looks] + list(figures.CYCLE)
+    assert len(set(colours)) == len(colours)
+
+
+def test_every_label_of_the_reference_table_has_words():
+    rows = pd.read_csv(tables.REFERENCE)
+    assert set(rows.metric) - set(tables.METRICS) <= {"S1", "S2", "PUR"}
+    told = rows.condition.map(reference._setting).str.replace("(e_T|δ_L|h_L)", "", regex=True)
+    assert not [text for text in told if "_" in text]
+
+
+@pytest.mark.parametrize(
+    "done, of, told",
+    [
+        (0, 3, "⚪ **planned**: 0 of 3 runs have records."),
+        (1, 3, "⚪ **planned**: 1 of 3 runs have records."),
+        (2, 3, "🟡 **partial**: 2 of 3 runs have records."),
+        (3, 3, "🟢 **complete**: all 3 runs have records."),
+    ],
+)
+def test_a_badge(done, of, told):
+    runs = [{"status": "complete" if i < done else "not run"} for i in range(of)]
+    source = "# T\n\n<!-- badge -->old<!-- end -->\n\nrest"
+    assert readme.badged(source, runs) == f"# T\n\n<!-- badge -->{told}<!-- end -->\n\nrest"
+    with pytest.raises(ValueError, match="<!-- badge --><!-- end -->"):
+        readme.badged("# T", runs)
+
+
+def compared_rows(*verdicts):
+    return pd.DataFrame(
+        {
+            "condition": "method=dfa,lambda=0.01",
+            "metric": "test_acc",
+            "value": 0.31,
+            "sd": None,
+            "n_seeds": 1,
+            "ours": 0.3049,
+            "ours_sd": 0.0123456789,
+            "ours_n": 3,
+            "diff_se": None,
+            "calibrated": [v.startswith("*") for v in verdicts],
+            "verdict": [v.lstrip("*") for v in verdicts],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "verdicts, told",
+    [
+        ([], "The study gives no value for this notebook."),
+        (
+            ["close"],
+            "The study gives 1 value for what this notebook measures. Of those that test it, "
+            "1 is close.",
+        ),
+        (
+            ["agrees", "agrees", "differs", "not run", "*close"],
+            "The study gives 5 values for what this notebook measures. Of those that test it, "
+            "2 agree, 1 differs and 1 is not run yet. One more served to choose a setting and so "
+            "tests nothing: 1 is close.",
+        ),
+    ],
+)
+def test_a_comparison_in_words(verdicts, told):
+    assert tables.in_words(compared_rows(*verdicts)) == told
+
+
+def test_a_readers_table_holds_what_is_run_with_few_digits():
+    table = tables.reader(compared_rows("close", "not run", "*differs"))
+    assert list(table["verdict"]) == ["close", "differs (calibrated)"]
+    assert table.index[0] == ("DFA, λ 0.01", "test accuracy")
+    assert list(table.columns) == ["study", "here", "verdict"]
+    assert set(table["study"]) == {"0.310"} and set(table["here"]) == {"0.305 ± 0.01 (n=3)"}
 
 
 def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
@@ -722,4 +796,17 @@ def test_a_run_of_several_arms_is_noted_under_all_their_labels(tmp_path):
     assert [row["label"] for row in study.rows.values()] == ["wr 0.2 = code eT", "code eT"]
     state = "0 of 2 runs have records, 0 diverged; not run: wr 0.2 = code eT; code eT"
     assert study.state() == state
-    assert study.finish().startswith(f"{state} (about ")
+    study.claim("one", "a < b", [], above=0, smallest=0.1)
+    unrun = study.unrun()
+    assert repr(unrun).startswith("Not run yet: 2 of 2 runs, about ")
+    shown = unrun._repr_html_()
+    assert (
+        shown.startswith("<details><summary>Not run yet: 2 of 2 runs") and "<li>a &lt; b" in shown
+    )
+    assert "faeval_core run --study 03_x" in shown
+
+
+def test_nothing_is_left_to_open_where_all_is_run(tmp_path):
+    study = Study("03_x", "x", tmp_path, tmp_path, train=False)
+    assert repr(study.unrun()) == "All 0 runs of this notebook have records."
+    assert "<details>" not in study.unrun()._repr_html_()

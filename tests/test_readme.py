@@ -2,6 +2,7 @@
 somewhere.
 """
 
+import html
 import json
 import re
 from pathlib import Path
@@ -26,14 +27,21 @@ def text_of(path):
     return path.read_text(encoding="utf-8")
 
 
+def told(output: dict) -> str:
+    """What a reader sees of an output of a cell: its text, or a table without the tags."""
+    data = output.get("data", {})
+    if page := "".join(data.get("text/html", "")):
+        return html.unescape(re.sub("<[^>]+>", " ", page))
+    return "".join(output.get("text") or data.get("text/plain", ""))
+
+
 def shown(number: str) -> set[str]:
     """Figures that a notebook shows in its outputs, and those of the study beside them."""
     (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
     found = set()
     for cell in json.loads(text_of(path))["cells"]:
         for output in cell.get("outputs", ()):
-            told = output.get("text") or output.get("data", {}).get("text/plain", "")
-            found |= set(FIGURE.findall("".join(told)))
+            found |= set(FIGURE.findall(told(output)))
     return found | {f"{v!r}" for v in readme.tables.reproduction(ROOT / "results").value}
 
 

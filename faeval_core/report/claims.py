@@ -6,6 +6,8 @@ from typing import NamedTuple
 from ..measure import stats
 from ..measure.stats import Bound, Estimate
 
+NO_RECORDS = "not run"  # what is decided of a claim without a figure
+
 
 class Claim(NamedTuple):
     """A statement about a figure, with the bound that it has to be beyond; `found` is None where
@@ -38,8 +40,10 @@ def lines(told: list[dict]) -> str:
     """What `decide` says, a line for each claim and one for how many were tested together."""
     width = max(map(len, stats.WORDS))
     rows = []
-    for c in told:
+    decided = [c for c in told if c["decided"] != NO_RECORDS]
+    for c in decided:
         p = "" if c["p"] is None else f", p={c['p']:.2g}" if c["p"] >= 1e-4 else ", p<0.0001"
         rows.append(f"{c['decided']:>{width}} | {c['statement']} | {c['interval']}{p}")
     tested = sum(c["p"] is not None for c in told)
-    return "\n".join([*rows, f"{tested} tested together, at {stats.ALPHA:.0%} (Holm)"])
+    waiting = f"; {len(told) - len(decided)} wait for runs" if len(decided) < len(told) else ""
+    return "\n".join([*rows, f"{tested} tested together, at {stats.ALPHA:.0%} (Holm){waiting}"])

@@ -3,6 +3,7 @@ vector PDF and PNG.
 """
 
 import io
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,8 +27,71 @@ LOOK = {
     "local": ("local loss", "#44AA99", ">"),
     "oracle": ("oracle", "#332288", "d"),
     "frozen_dfa": ("frozen, DFA credit", "#666633", "8"),
+    "broadcast": ("broadcast δ_L", "#8B5A2B", "h"),
+    "noise": ("noise", "#AA4499", "8"),
 }
-SPARE = [("#F0E442", "h"), ("#661100", "H"), ("#AA4499", "8")]
+# for what is no method: Tol's bright scheme, whose colours LOOK does not use
+CYCLE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#222222")
+SPARE = [("#F0E442", "h"), ("#661100", "H"), ("#DDCC77", "8")]
+STUDY = {"color": "black", "linewidth": 1.4}  # the mark of a value of the original study
+THRESHOLD = {"color": "black", "linestyle": ":", "linewidth": 1}
+MUTED = "#888888"  # what is beside the point: laws, baselines, the moment of a switch
+# label of a record or of the reference table, as a pattern -> what a reader sees
+NAMES = {
+    "continue_DFA": "DFA continued",
+    "DFA[ _]only": "DFA throughout",
+    "(?:blend_)?random_trainable(?:_075)?": "field, trained throughout",
+    "(?:blend_)?random_frozen": "field, never trained",
+    "(?:blend_)?shuffled_trainable": "field, shuffled targets",
+    "fresh_random_target": "field, random targets",
+    "zero_target": "field, zero targets",
+    "zero_target_normmatched": "field, zero targets, norm matched",
+    "time_only": "field that sees its level alone",
+    "constant_input": "field with a constant input",
+    "perlayer_vector": "one learned vector per level",
+    "(?:blend_)?gaussian_noise": "fresh Gaussian noise",
+    "scaled_DFA(?:_norm_match)?": "DFA at the norm of the blend",
+    r"fit(\d+)": r"fit of \1 epochs",
+    r"prefit(\d+)": r"field, fitted for \1 epochs",
+    r"prefit(\d+)_trainable": r"field, fitted for \1 epochs, then trained",
+    r"prefit(\d+)_frozen": r"field, fitted for \1 epochs, then held",
+    r"freeze_after_1|freeze1_fixed075": "field, held after 1 epoch",
+    r"freeze_after_(\d+)": r"field, held after \1 epochs",
+    "freeze1_decay_to_000": "field, held after 1 epoch, faded out",
+    r"freeze(\d+)_decay_to_000": r"field, held after \1 epochs, faded out",
+    "handoff_to_Vec": "handed over to the field",
+    r"blend_0(\d+)": r"blend, α = 0.\1",
+    r"last(\d)_vec": r"field in the last \1 blocks",
+    "Vec_only_from_0": "field from the start",
+    r"Vec_T(\d+)_then_DFA": r"field to epoch \1, then DFA",
+    r"DFA_T(\d+)_then_Vec": r"DFA to epoch \1, then the field",
+    "sb_eT": "State Bridge, code e_T",
+    "cb_eT": "Credit Bridge, code e_T",
+    "cb_deltaL": "Credit Bridge, code δ_L",
+    r"vec(?:_eT)?_M(\d+)": r"Vector field, M = \1",
+    "vec_shuffleCtrl": "Vector field, shuffled targets",
+    "vec_noTerm": "Vector field, tw = 0",
+    "vec_onesided": "Vector field, one-sided differences",
+    "oracle_bp": "exact gradient",
+    "random_target": "random labels",
+    "target_shift": "target shift",
+    "inner_product": "inner product",
+    "best eta": "best η",
+    "d": "width",
+    "L": "depth",
+    "lambda": "λ",
+    "alpha": "α",
+    "eta": "η",
+    "t0": "from epoch",
+    "s": "code",
+    "E_prefit": "epochs of fit",
+    "norm": "normalised",
+    "all": "all blocks",
+    "eT": "e_T",
+    "deltaL": "δ_L",
+    "eT_hL": "e_T and h_L",
+    "deltaL_hL": "δ_L and h_L",
+}
 # without dates
 METADATA = {
     "pdf": {"CreationDate": None, "ModDate": None, "Producer": None},
@@ -49,6 +113,7 @@ def use_style():
             "ytick.labelsize": 7,
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(color=CYCLE),
             "axes.grid": True,
             "grid.alpha": 0.25,
             "lines.linewidth": 1.3,
@@ -68,8 +133,25 @@ def look(method: str):
     return LOOK[method][1:] if method in LOOK else SPARE[sum(map(ord, method)) % len(SPARE)]
 
 
-def title(method: str) -> str:
-    return LOOK.get(method, (method,))[0]
+def title(label: str) -> str:
+    """What a reader sees in place of a method or of a label of a record; a label that is not known
+    stays as it is.
+    """
+    if label in LOOK:
+        return LOOK[label][0]
+    for pattern, text in NAMES.items():
+        if found := re.fullmatch(pattern, label):
+            return found.expand(text)
+    return label
+
+
+def in_mathtext(text: str) -> str:
+    """A display name as matplotlib sets it: 'broadcast δ_L' with its index lowered; one that is in
+    mathtext already stays as it is.
+    """
+    if "$" in text:
+        return text
+    return re.sub(r"([δeha])_([LTl0])", r"$\1_\2$", text).replace("$δ", r"$\delta")
 
 
 def rendered(fig, kind: str) -> bytes:
@@ -131,69 +213,35 @@ def level_points(ax, rows, method, label=None, offset=0.0, **kw):
     ax.set_xticks(levels)
 
 
-def _drawn(ax) -> bool:
-    """Whether an axis holds anything at data coordinates: measured points, or values of the
-    original study.
-    """
-    return bool(ax.containers) or any(
-        len(line.get_xdata()) and line.get_transform() is ax.transData for line in ax.lines
-    )
+def bars(ax, rows, values, reference=None, xlabel="test accuracy"):
+    """Horizontal bars of mean ± sd with every seed as a dot; a row without values is left out.
 
-
-def note_empty(*axes):
-    """Write 'not run' on the axes that hold no measured points, and take away the ticks that no
-    axis with marks shares.
-    """
-    for ax in [ax for ax in axes if not ax.containers]:
-        ax.text(
-            0.5,
-            0.93 if _drawn(ax) else 0.5,
-            "not run",
-            ha="center",
-            va="center",
-            color="#555555",
-            transform=ax.transAxes,
-        )
-        for side, shared in (("bottom", ax.get_shared_x_axes()), ("left", ax.get_shared_y_axes())):
-            if not any(map(_drawn, shared.get_siblings(ax))):
-                ax.tick_params(**{side: False, f"label{side}": False})
-        ax.grid(_drawn(ax))
-
-
-def bars(ax, arms, values, reference=None, xlabel="test accuracy"):
-    """Horizontal bars of mean ± sd with every seed as a dot; arms without records are written out
-    as not run.
-
-    arms: label -> method, top to bottom; values: label -> one value per seed; reference: label ->
+    rows: label -> method, top to bottom; values: label -> one value per seed; reference: label ->
     published value (|).
     """
-    for i, (label, method) in enumerate(arms.items()):
-        colour, _ = look(method)
-        mean, sd, n = mean_sd(values.get(label, []))
-        if n == 0:
-            ax.text(
-                0.01,
-                i,
-                "not run",
-                va="center",
-                fontsize=7,
-                color="#555555",
-                transform=ax.get_yaxis_transform(),
-            )
-        else:
-            ax.barh(
-                i,
-                mean,
-                xerr=sd,
-                color=colour,
-                alpha=0.55,
-                height=0.65,
-                error_kw={"capsize": 2, "linewidth": 1},
-            )
-            ax.plot(values[label], [i] * len(values[label]), ".", color="black", markersize=3)
+    known = [label for label in rows if mean_sd(values.get(label, []))[2]]
+    for i, label in enumerate(known):
+        colour, _ = look(rows[label])
+        mean, sd, _ = mean_sd(values[label])
+        ax.barh(
+            i,
+            mean,
+            xerr=sd,
+            color=colour,
+            alpha=0.55,
+            height=0.65,
+            error_kw={"capsize": 2, "linewidth": 1},
+        )
+        ax.plot(values[label], [i] * len(values[label]), ".", color="black", markersize=3)
         if reference and reference.get(label) is not None:
-            ax.plot([reference[label]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.6)
-    ax.set_yticks(range(len(arms)), list(arms))
-    ax.set_ylim(len(arms) - 0.5, -0.5)
+            ax.plot([reference[label]] * 2, [i - 0.4, i + 0.4], **STUDY)
+    ax.set_yticks(range(len(known)), [in_mathtext(label) for label in known])
+    ax.set_ylim(len(known) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(xlabel)
+
+
+def study_mark(upright=True):
+    """The entry of a legend for `bars`' marks of the study's values, or for dashes."""
+    mark = {"marker": "|" if upright else "_", "markersize": 9, "markeredgewidth": 1.6}
+    return plt.Line2D([], [], color="black", linestyle="none", label="the study's value", **mark)

@@ -183,13 +183,18 @@ def reproduction_tabular(rows: pd.DataFrame) -> str:
 
 def reference_validity(results: Path) -> list[tuple[str, str]]:
     """(name, text) of the macros on diagnoses below the published threshold: how many there are, in
-    how many the reference is invalid, and the worst fp64 twin. Empty where it was not counted.
+    how many the reference is invalid, and the worst cosine with float64. Empty where none was
+    counted.
     """
     path = results / "protocol_calibration" / "published_against_invariant.json"
     if not path.exists():
         return []
     below = read_json(path)["diagnoses"]["(b) fires"]
-    told = {"diagnoses": "diagnoses", "invalid": "(b') fires", "worst twin": "worst fp64 twin"}
+    told = {
+        "diagnoses": "diagnoses",
+        "invalid": "(b') fires",
+        "worst twin": "worst cosine with float64",
+    }
     return [(macro_name("below threshold", word), below[key]) for word, key in told.items()]
 
 

@@ -224,6 +224,8 @@ def reproduce(
     elif results == root / "results" and (root / "paper").is_dir():
         latex.write(results, root / "paper")
         readme.write(root)
+        if write_back:
+            readme.write_badges(root)
     manifest = {
         "profile": profile,
         "status": "failed" if failed else "complete",

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
+
 from ..ground.files import publish, read_json, studies
 from . import tables
 
@@ -39,11 +41,49 @@ def coverage(root: Path) -> str:
     return "\n".join(lines)
 
 
-def _state(runs: list[dict]) -> str:
+def _covered(runs: list[dict]) -> tuple[str, int]:
+    """(complete, partial or planned, number of runs with a record)."""
     done = sum(row["status"] != "not run" for row in runs)
-    if done == len(runs):
-        return f"complete ({done})"
-    return f"{'partial' if done > 1 else 'planned'} ({done} of {len(runs)})"
+    state = "complete" if done == len(runs) else "partial" if done > 1 else "planned"
+    return state, done
+
+
+def _state(runs: list[dict]) -> str:
+    state, done = _covered(runs)
+    return f"{state} ({done})" if state == "complete" else f"{state} ({done} of {len(runs)})"
+
+
+MARKS = {"complete": "🟢", "partial": "🟡", "planned": "⚪"}
+BADGE = re.compile(r"(<!-- badge -->).*?(<!-- end -->)", re.DOTALL)
+
+
+def badge(runs: list[dict]) -> str:
+    """How much of a notebook is run, as the line under its title: '🟡 **partial**: 10 of 95 runs
+    have records.'
+    """
+    state, done = _covered(runs)
+    of = "all" if done == len(runs) else f"{done} of"
+    return f"{MARKS[state]} **{state}**: {of} {len(runs)} runs have records."
+
+
+def badged(source: str, runs: list[dict]) -> str:
+    """The opening of a notebook with its badge made anew. Raises ValueError where it has none."""
+    if len(BADGE.findall(source)) != 1:
+        raise ValueError(
+            f"a notebook opens with one <!-- badge --><!-- end -->, not as {source[:60]!r}"
+        )
+    return BADGE.sub(lambda m: f"{m[1]}{badge(runs)}{m[2]}", source)
+
+
+def write_badges(root: Path) -> None:
+    """Bring the badges of the notebooks up to the results."""
+    noted = studies(root / "results")
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        nb = nbformat.read(path, as_version=4)
+        made = badged(nb.cells[0].source, noted[path.stem]["runs"])
+        if made != nb.cells[0].source:
+            nb.cells[0].source = made
+            publish(path, nbformat.writes(nb) + "\n")
 
 
 def table1(root: Path) -> str:

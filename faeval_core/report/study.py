@@ -1,8 +1,7 @@
-"""The frame of one study notebook: its arms, its claims, its comparison with the reference, and
+"""The frame of one study notebook: its settings, its claims, its comparison with the reference, and
 where each output went.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from ..ground.files import publish_json
 from ..measure import stats
 from ..measure.stats import Bound, Estimate
 from ..runs import costs
-from ..runs.record import rounded
+from ..runs.record import RunRecord, rounded
 from ..runs.store import Store
 from . import figures, tables
 from .claims import Claim, decide, lines
+from .unrun import Unrun, lacking, standing
 
 
 @dataclass
@@ -67,16 +67,17 @@ class Study:
         known = {r.config.id: r for r in records if r is not None}
         self.known |= known
         for c, label in flat:
-            status = known[c.id].status if c.id in known else "not run"
-            cost = 0.0 if c.id in known else costs.cost_flops(c)
-            labels = [*(self.rows[c.id]["label"].split(" = ") if c.id in self.rows else ()), label]
-            told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "flops": cost}
-            self.rows[c.id] = {"id": c.id, **told, "config": c.to_dict()}
+            self.rows[c.id] = row(c, label, known.get(c.id), self.rows.get(c.id))
         return {arm: [known[c.id] for c in of if c.id in known] for arm, of in arms.items()}
 
     def state(self) -> str:
         """How many runs there are, have diverged, and are not run."""
         return standing(self.rows.values())
+
+    def unrun(self) -> Unrun:
+        """What is not run, with its cost on this machine, for a reader to open or to leave."""
+        waiting = [c.told("", None)["statement"] for c in self.claims.values() if not c.found]
+        return lacking(self.notebook, self.rows.values(), self.known.values(), waiting)
 
     def claim(
         self, name: str, statement: str, values, unit=None, *, smallest=None, **bound
@@ -108,8 +109,8 @@ class Study:
         return stats.mean(values, unit, of)
 
     def decided(self) -> str:
-        """What became of all claims, a line each: decided together, by Holm's method, since they
-        are one family.
+        """What became of all claims that have a figure, a line each, and how many have none:
+        decided together, by Holm's method, since they are one family.
 
         Intervals are those of each alone, 95 %; p is that of the decision, corrected for the number
         of claims.
@@ -126,10 +127,14 @@ class Study:
         self.compared.append(key | tables.summary(metric, values) | {"calibrated": calibrated})
 
     def beside(self):
-        """What `compare` has collected, as a table with the reference values and the verdict of
-        each row.
+        """What `compare` has collected, as a reader's table: the study's value, ours and the
+        verdict of each row that is run.
         """
-        return tables.beside(self.compared)
+        return tables.reader(tables.beside(self.compared))
+
+    def compared_in_words(self) -> str:
+        """How many of the study's values this notebook sets beside its own, and how they agree."""
+        return tables.in_words(tables.beside(self.compared))
 
     def write(self, name: str, value, folder=None):
         """Write results/<folder>/<name>.json (by default the study's own folder) from plain data
@@ -165,34 +170,16 @@ class Study:
             "runs": list(self.rows.values()),
         }
         publish_json(self.results / "studies" / f"{self.notebook}.json", rounded(summary))
-        # how long they take depends on the machine, so that no file holds it
-        left = time_left(self.rows.values(), self.known.values())
-        return f"{self.state()}{left}\nwritten: {', '.join(self.outputs)}"
+        return "written: " + ", ".join(self.outputs)
 
 
-def standing(rows) -> str:
-    """How many of the runs noted in `rows` have records and have diverged, and which have none."""
-    rows = list(rows)
-    lacking = [r for r in rows if r["status"] == "not run"]
-    diverged = sum(r["status"] == "diverged" for r in rows)
-    told = f"{len(rows) - len(lacking)} of {len(rows)} runs have records, {diverged} diverged"
-    if not lacking:
-        return told
-    # of many labels, their first words
-    word = 1 if len({r["label"] for r in lacking}) > 12 else None
-    listed, missing = (
-        Counter(" ".join(r["label"].split()[:word]) for r in part) for part in (rows, lacking)
-    )
-    labels = [k if n == listed[k] else f"{k} ({n} of {listed[k]})" for k, n in missing.items()]
-    return f"{told}; not run: {'; '.join(labels)}"
-
-
-def time_left(rows, records) -> str:
-    """What the runs that are not run would take on this machine, as text; '' for none."""
-    operations = sum(r["flops"] for r in rows if r["status"] == "not run")
-    if not operations:
-        return ""
-    return f" (about {operations / costs.flops_per_second(records) / 3600:.1f} hours here)"
+def row(c: RunConfig, label: str, record: RunRecord | None, before: dict | None) -> dict:
+    """A run as a summary notes it, under `label` and those of the row `before`."""
+    status = record.status if record else "not run"
+    cost = 0.0 if record else costs.cost_flops(c)
+    labels = [*(before["label"].split(" = ") if before else ()), label]
+    told = {"label": " = ".join(dict.fromkeys(labels)), "status": status, "flops": cost}
+    return {"id": c.id, **told, "config": c.to_dict()}
 
 
 def seeds(base: RunConfig, values, **changes) -> list[RunConfig]:

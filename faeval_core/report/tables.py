@@ -1,28 +1,69 @@
 """Tables that notebooks show and the paper includes, and our value beside every reference value."""
 
-import math
-from decimal import Decimal
-from pathlib import Path
-from statistics import fmean, geometric_mean
+from statistics import fmean
 
 import pandas as pd
 
-from ..ground.files import studies
 from ..measure import protocol
-from ..measure.stats import diff_in_se, mean_sd, ours_in_se
+from ..measure.stats import mean_sd
 from ..methods import METHODS
 from .figures import title
+from .numerals import geometric, magnitude, pm
+from .reference import (
+    ANSWERS,
+    DECADES,
+    KEY,
+    METRICS,
+    REFERENCE,
+    WORDS,
+    answer,
+    beside,
+    counts,
+    half_units,
+    in_words,
+    judge,
+    reader,
+    reference,
+    reproduction,
+    source_map,
+    summary,
+    tolerance,
+    with_ours,
+)
 
-REFERENCE = Path(__file__).with_name("reference_results.csv")  # part of the package
-DECADES = {"h_norm", "g_norm"}  # orders of magnitude: within a factor of 10
-
-
-def pm(values, digits=3) -> str:
-    """'mean ± sd' of one value per seed, or '—' without any."""
-    mean, sd, n = mean_sd(values)
-    return (
-        "—" if n == 0 else f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
-    )
+__all__ = [
+    "ANSWERS",
+    "DECADES",
+    "KEY",
+    "METRICS",
+    "REFERENCE",
+    "WORDS",
+    "answer",
+    "audit_rows",
+    "audit_table",
+    "beside",
+    "by_seed",
+    "counts",
+    "credit_data",
+    "credit_row",
+    "first_fires",
+    "geometric",
+    "half_units",
+    "in_words",
+    "judge",
+    "lead",
+    "level_mean",
+    "level_value",
+    "magnitude",
+    "pm",
+    "reader",
+    "reference",
+    "reproduction",
+    "source_map",
+    "summary",
+    "tolerance",
+    "with_ours",
+]
 
 
 def level_mean(records, key, epoch=None) -> list:
@@ -107,18 +148,6 @@ def first_fires(records, letter) -> str:
     )
 
 
-def geometric(values) -> float | None:
-    """Geometric mean of the positive values, None without any."""
-    found = [v for v in values if v]
-    return geometric_mean(found) if found else None
-
-
-def magnitude(values, form=".0e") -> str:
-    """Geometric mean over seeds, by default to one digit, '2e+08', or '—'."""
-    found = geometric(values)
-    return "—" if found is None else format(found, form)
-
-
 def audit_rows(arms: dict) -> list[dict]:
     """One row of plain data per arm (label -> records of its seeds) for the audit table; the arm
     'frozen' is the baseline.
@@ -184,163 +213,3 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
 
 
 # -- beside the reference
-
-ANSWERS = ("agrees", "close", "imprecise", "differs", "not run")
-
-
-def tolerance(metric, value) -> float:
-    """How far from a reference value ours may lie and still be *close*: 0.015 for accuracies and
-    their differences, a decade for norms, max(0.05, 20 %) for cosines and correlations, and 20 %
-    for the rest.
-    """
-    if metric in DECADES:
-        return 1.0
-    if "acc" in metric or metric == "diff_vs_dfa":
-        return 0.015
-    relative = 0.2 * abs(value)
-    cosine = any(word in metric for word in ("cos", "gamma", "rho", "S1", "S2"))
-    return max(0.05, relative) if cosine else relative
-
-
-def answer(metric, ours, value, within=0.0) -> tuple[str, float | None]:
-    """(*agrees*, *close*, *imprecise* or *differs*, difference in standard errors) of `ours` beside
-    `value`.
-
-    ours and value are (mean, sd or None, n or None), norms with the sd of their log10; within: half
-    a unit of the last digit given. *Agrees*: within two standard errors of the difference, or
-    within that half unit. An unknown sd counts as that of the other side. *Imprecise*: within two
-    standard errors, but what our seeds put into them is wider than the tolerance, and than two sds
-    of the study's own, so that hardly any value could have failed. *Close*: further off, within the
-    tolerance. Flags (`*_fires`) agree where the majority of seeds does as the reference says.
-    """
-    (mine, my_sd, my_n), (theirs, their_sd, their_n) = ours, value
-    if metric.endswith("_fires"):
-        return ("agrees" if round(mine) == theirs else "differs"), None
-    room = max(tolerance(metric, theirs), 2 * (their_sd or 0.0))
-    given = abs(mine - theirs) <= within
-    if metric in DECADES:
-        mine, theirs = math.log10(mine), math.log10(theirs)
-    off = diff_in_se(mine, my_sd, my_n, theirs, their_sd, their_n)
-    if given:
-        return "agrees", off
-    if off is not None and abs(off) <= 2:
-        own = ours_in_se(my_sd, my_n, their_sd, their_n)
-        return ("imprecise" if 2 * own > room else "agrees"), off
-    return ("close" if abs(mine - theirs) <= tolerance(metric, theirs) else "differs"), off
-
-
-def _digits(number) -> tuple[int, int]:
-    """(significant digits, decimals) of a number as it is written; trailing zeros do not count."""
-    _, digits, exponent = Decimal(repr(float(number))).normalize().as_tuple()
-    return len(digits), -exponent
-
-
-def half_units(rows) -> list[float]:
-    """Half a unit of the last digit given, for every reference row.
-
-    The table has lost trailing zeros (0.3 for 0.300, 0 for 0.000), so a value has at least the
-    decimals of its sd, and those that the other values of its metric and experiment have, up to
-    their number of significant digits.
-    """
-    shape = {i: _digits(v) for i, v in rows.value.items() if v}
-    sds = {i: _digits(sd)[1] for i, sd in rows.sd.items() if sd and not pd.isna(sd)}
-    halves = {}
-    for _, group in rows.groupby(["experiment", "metric"], sort=False):
-        known = [shape[i] for i in group.index if i in shape]
-        most, finest = (max((k[side] for k in known), default=0) for side in (0, 1))
-        for i, value in group.value.items():
-            digits, decimals = shape.get(i, (0, finest))
-            alike = min(finest, decimals + most - digits) if value else finest
-            halves[i] = 0.5 * 10.0 ** -max(decimals, alike, sds.get(i, decimals))
-    return [halves[i] for i in rows.index]
-
-
-def judge(ref, mine, within=0.0) -> dict:
-    """Our columns beside one reference row; `mine` is what Study.compare noted for it, or None."""
-    if mine is None or mine["value"] is None:
-        return {"calibrated": False, "verdict": "not run"}
-    sd, n = (None if pd.isna(v) else v for v in (ref.sd, ref.n_seeds))
-    verdict, diff = answer(
-        ref.metric, (mine["value"], mine["sd"], mine["n"]), (ref.value, sd, n), within
-    )
-    ours = {
-        "ours": mine["value"],
-        "ours_sd": mine["sd"],
-        "ours_n": mine["n"],
-        "diff_se": diff and round(diff, 2),
-    }
-    return {**ours, "calibrated": mine["calibrated"], "verdict": verdict}
-
-
-def counts(rows) -> dict:
-    """How often each answer was given, of a table of reference rows with our columns; those that
-    served to choose a setting (*calibrated*) are counted apart, under 'calibrated'."""
-    plain, calibrated = (
-        {a: int((part.verdict == a).sum()) for a in ANSWERS}
-        for part in (rows[~rows.calibrated], rows[rows.calibrated])
-    )
-    return plain | {"calibrated": {a: n for a, n in calibrated.items() if a != "not run"}}
-
-
-KEY = ["experiment", "condition", "metric"]
-
-
-def reference(experiment, **where) -> dict:
-    """Condition -> value of the reference rows of an experiment; where: other columns, as
-    metric='test_acc'.
-    """
-    rows = pd.read_csv(REFERENCE)
-    for column, value in {"experiment": experiment, **where}.items():
-        rows = rows[rows[column] == value]
-    return dict(zip(rows.condition, rows.value))
-
-
-def with_ours(compared) -> pd.DataFrame:
-    """Every reference row, with our columns where `compared` (what studies have noted) names it."""
-    rows = pd.read_csv(REFERENCE, dtype={"n_seeds": "Int64"})
-    keys = list(rows[KEY].itertuples(index=False, name=None))
-    mine = {tuple(c[k] for k in KEY): c for c in compared}
-    if unknown := sorted(mine.keys() - set(keys)):
-        raise ValueError(f"no reference row is called {unknown[0]}; see {REFERENCE.name}")
-    judged = [
-        judge(ref, mine.get(key), half)
-        for ref, key, half in zip(rows.itertuples(), keys, half_units(rows))
-    ]
-    ours = pd.DataFrame(
-        judged, columns=["ours", "ours_sd", "ours_n", "diff_se", "calibrated", "verdict"]
-    )
-    return pd.concat([rows, ours.astype({"ours_n": "Int64"})], axis=1)
-
-
-def summary(metric: str, values) -> dict:
-    """value, sd and n of one value per seed; norms by their geometric mean, and the sd of their
-    log10.
-    """
-    mean, sd, n = mean_sd(values)
-    if metric in DECADES and n:
-        mean, sd = geometric(values), mean_sd(map(math.log10, filter(None, values)))[1]
-    return {"value": mean, "sd": sd, "n": n}
-
-
-def beside(compared) -> pd.DataFrame:
-    """The reference rows that `compared` (a study's own list) names, with our columns."""
-    return with_ours(compared).merge(pd.DataFrame(compared, columns=KEY).drop_duplicates())
-
-
-def reproduction(results) -> pd.DataFrame:
-    """Every reference row, with our columns (verdict: one of ANSWERS) and the notebook that made
-    ours.
-    """
-    noted = studies(results, ("compared",))
-    compared = [{**c, "notebook": name} for name, study in noted.items() for c in study["compared"]]
-    made = pd.DataFrame(compared, columns=[*KEY, "notebook"]).drop_duplicates(KEY, keep="last")
-    return with_ours(compared).merge(made, how="left", on=KEY).fillna({"notebook": ""})
-
-
-def source_map(results) -> pd.DataFrame:
-    """Which notebook wrote which file, from the studies' own summaries."""
-    noted = studies(results, ("outputs",))
-    rows = [
-        (o, f"notebooks/{name}.ipynb") for name, study in noted.items() for o in study["outputs"]
-    ]
-    return pd.DataFrame(rows, columns=["output", "notebook"])
