@@ -357,7 +357,7 @@ def test_slurm_leaves_the_interrupt_as_it_was(tmp_path):
     pytest.importorskip("dask_jobqueue")
     code = """
 import signal
-from faeval_core.engines import opened
+from faeval_core.runs.engines import opened
 before = signal.getsignal(signal.SIGINT)
 try:
     with opened("slurm:1"):

@@ -291,6 +291,10 @@ def resigned(path, change):
             lambda raw: raw.update(energy=[1.0]),
             r"parts that this version of faeval does not know \(energy\)",
         ),
+        (
+            lambda raw: raw.update(faults=raw.pop("fault")),
+            r"parts that this version of faeval does not know \(faults\)",
+        ),
         (lambda raw: raw["config"].update(width=13), "it belongs to another config"),
         (
             lambda raw: raw["provenance"].update(dataset_fingerprint="f00"),

@@ -29,7 +29,7 @@ def register_model(name: str, cls: type[Model]) -> type[Model]:
     Raises TypeError for what is no model, ValueError for a name that cannot be its own.
     """
     if not (isinstance(cls, type) and issubclass(cls, Model)):
-        way_out = "an nn.Module is measured as it is by faeval_core.judge.judge"
+        way_out = "an nn.Module is measured as it is by faeval_core.judge"
         raise TypeError(f"register_model needs a subclass of Model, not {cls!r}; {way_out}")
     if lacking := [part for part in PARTS if not hasattr(cls, part)]:
         told = f"model class {cls.__name__} lacks {', '.join(lacking)}"

@@ -75,7 +75,7 @@ class Study:
         return standing(self.rows.values())
 
     def unrun(self) -> Unrun:
-        """What is not run, with its cost on this machine, for a reader to open or to leave."""
+        """What is not run, with its cost on this machine."""
         waiting = [c.told("", None)["statement"] for c in self.claims.values() if not c.found]
         return lacking(self.notebook, self.rows.values(), self.known.values(), waiting)
 
@@ -127,13 +127,11 @@ class Study:
         self.compared.append(key | tables.summary(metric, values) | {"calibrated": calibrated})
 
     def beside(self):
-        """What `compare` has collected, as a reader's table: the study's value, ours and the
-        verdict of each row that is run.
-        """
+        """What `compare` has collected and is run, as a reader's table."""
         return tables.reader(tables.beside(self.compared))
 
     def compared_in_words(self) -> str:
-        """How many of the study's values this notebook sets beside its own, and how they agree."""
+        """How many of the study's values are set beside ours here, and how they agree."""
         return tables.in_words(tables.beside(self.compared))
 
     def write(self, name: str, value, folder=None):
