@@ -117,7 +117,7 @@ def test_a_page_says_every_line_of_the_verdict_and_every_letter():
     [
         ({}, "holds", "dfa holds"),
         ({"growth": 90.0}, "fires", "(a) runaway growth"),
-        ({"gamma_copied": [0.1, 0.5, 0.5, 1.0]}, "fires", "no better than the copied δ_L"),
+        ({"gamma_copied": [0.1, 0.5, 0.5, 1.0]}, "fires", "no better than broadcast δ_L"),
         ({"stability": None}, "open", "(c) shared gradient direction is undefined"),
     ],
 )

@@ -25,15 +25,15 @@ ALL = ("a", "b", "b'", "c", "d", "e")
 
 SPELLED = {
     "a": "runaway growth",
-    "b": "gradient below the published floor",
+    "b": "gradient below the published threshold",
     "b'": "invalid reference",
     "c": "shared gradient direction",
     "d": "depth not used",
-    "e": "no better than the copied δ_L",
+    "e": "no better than broadcast δ_L",
 }
 MEANING = {
     "a": "growth: the scale of the residual stream runs away",
-    "b": "floor: ‖g_L‖ is below the published floor of 1e-7",
+    "b": "floor: ‖g_L‖ is below the published threshold of 1e-7",
     "twin": "reference: the fp32 gradient fails its fp64 twin",
     "rescaling": (
         "reference: Γ moves when the stream is rescaled and no logit changes; credit "
