@@ -22,6 +22,7 @@ from faeval_core.methods import source
 from faeval_core.models import MODELS
 from faeval_core.models.resmlp import ResMLP
 from faeval_core.owncode import Walk, code_digest
+from faeval_core.owncode.digests import members
 from faeval_core.runs import worker
 from faeval_core.runs.parcel import Parcel
 
@@ -333,9 +334,9 @@ def test_functions_of_a_set_are_told_alike_in_any_order(limit, same):
 
     space = defined(SHARING.format(parts="None", names="()", limit=limit)).credit.__globals__
     parts = InOrder(space[name] for name in ("even", "odd", "third"))
-    forwards = Walk({"drawn_rules"}).members(parts)
+    forwards = members(parts, Walk({"drawn_rules"}).apart)
     InOrder.backwards = True
-    assert Walk({"drawn_rules"}).members(parts) == forwards
+    assert members(parts, Walk({"drawn_rules"}).apart) == forwards
     changed = code_digest(defined(SHARING.format(parts=orders[0], names="()", limit=limit)))
     assert (changed == plain) == same
 

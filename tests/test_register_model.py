@@ -86,7 +86,7 @@ def test_a_model_is_known_by_its_code(store):
         ("resmlp", Narrowing, ValueError, "'resmlp' belongs to faeval itself; choose another"),
         ("my net", Narrowing, ValueError, "of letters, digits, - and _, not 'my net'"),
         (3, Narrowing, ValueError, "not 3"),
-        ("mine", torch.nn.Linear, TypeError, "needs a subclass of Model.*judge.judge"),
+        ("mine", torch.nn.Linear, TypeError, "needs a subclass of Model.*faeval_core.judge"),
         ("mine", Narrowing.block, TypeError, "needs a subclass of Model"),
         ("mine", type("Bare", (Model,), {"embed": 0}), TypeError, "Bare lacks init, block"),
     ],
