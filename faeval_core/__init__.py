@@ -8,7 +8,7 @@ does not wait for torch.
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 __version__ = "0.3.0"
@@ -56,8 +56,12 @@ def __getattr__(name: str):
     for folder, modules in FOLDERS.items():
         if name in modules:
             return import_module(f"{__name__}.{folder}.{name}")
-    if find_spec(f"{__name__}.{name}"):
-        return import_module(f"{__name__}.{name}")
+    full = f"{__name__}.{name}"
+    try:
+        return import_module(full)
+    except ModuleNotFoundError as e:
+        if e.name != full:  # but of what it needs
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -65,40 +69,14 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-MOVED = {  # module of version 0.2: where it is since
-    "arrays": "data",
-    "audit": "report.audit",
-    "commands": "cli.commands",
-    "costs": "runs.costs",
-    "diagnostics": "measure.diagnostics",
-    "engines": "runs.engines",
-    "execution": "training.execution",
-    "exploit": "measure.exploit",
-    "figures": "report.figures",
-    "files": "ground.files",
-    "images": "data",
-    "judge": "measure.judge",
-    "latex": "report.latex",
-    "measured": "report.measured",
-    "pipeline": "report.pipeline",
-    "protocol": "measure.protocol",
-    "stats": "measure.stats",
-    "store": "runs",
-    "study": "report.study",
-    "synthetic": "data.synthetic",
-    "table1": "report.table1",
-    "tables": "report.tables",
-}
-
-
 class Moved(MetaPathFinder):
-    """Says where a module went, to who imports it by the name that it had."""
+    """Says where a module lies, to who imports it without its folder, as before version 0.3."""
 
     def find_spec(self, fullname, path=None, target=None):
         parent, _, name = fullname.rpartition(".")
-        if parent == __name__ and name in MOVED:
-            now = f"{__name__}.{MOVED[name]}"
-            raise ModuleNotFoundError(f"{fullname} is {now} since version 0.3", name=fullname)
+        if parent == __name__ and (places := sorted(Path(__file__).parent.glob(f"*/{name}.py"))):
+            now = " or ".join(f"{__name__}.{place.parent.name}.{name}" for place in places)
+            raise ModuleNotFoundError(f"{fullname} is now {now}", name=fullname)
         return None
 
 

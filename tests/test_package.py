@@ -2,6 +2,7 @@
 
 import ast
 import html
+import importlib
 import json
 import re
 import shutil
@@ -77,6 +78,16 @@ def test_public_names_and_modules_are_found_as_before():
         faeval_core.rum  # noqa: B018
     with pytest.raises(ImportError):
         from faeval_core import rum  # noqa: F401
+    assert not hasattr(faeval_core, "worker")
+
+
+def test_a_module_that_is_asked_for_without_its_folder_is_told_with_it():
+    for path in PACKAGE.glob("*/[a-z]*.py"):
+        now = f"faeval_core.{path.parent.name}.{path.stem}"
+        old = f"faeval_core.{path.stem}"
+        if not (PACKAGE / path.stem).exists() and not (PACKAGE / f"{path.stem}.py").exists():
+            with pytest.raises(ModuleNotFoundError, match=re.escape(now)):
+                importlib.import_module(old)
 
 
 def test_every_command_that_help_lists_has_its_flags_and_work():

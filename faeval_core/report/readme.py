@@ -10,9 +10,8 @@ import nbformat
 
 from ..ground.files import publish, read_json, studies
 from . import tables
-
-AUDIT = "protocol_audit/audit_table_s42_s123_s456.json"
-TABLE1 = ("bp", "fa", "ep", "dfa", "cb", "sb", "frozen")
+from .latex import AUDIT
+from .table1 import LABELS
 
 
 def counts(root: Path) -> str:
@@ -99,7 +98,7 @@ def table1(root: Path) -> str:
         "protocol | scale-invariant protocol |",
         "|" + "---|" * 7,
     ]
-    for method in TABLE1:
+    for method in LABELS:
         row = tables.audit_table([rows[method]], digits=2).reset_index().iloc[0]
         theirs = _theirs(compared, method)
         cells = [

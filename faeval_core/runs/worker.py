@@ -122,10 +122,12 @@ class Training:
         for m, (c, result) in enumerate(zip(ensemble.configs, self.results)):
             done = epoch == self.epochs and measured[m]
             goes_on = c in self.lacking and not done and epoch > 0
-            if goes_on and (due or not all(measured)):
-                self.checkpoint(c, result, ensemble.export(m))
+            is_kept = goes_on and (due or not all(measured))
+            tensors = ensemble.export(m) if is_kept or epoch in self.wanted else {}
+            if is_kept:
+                self.checkpoint(c, result, tensors)
             if epoch in self.wanted:
-                self.snapshot(c, m)
+                self.snapshot(c, tensors)
             if done and c in self.lacking:
                 self.finish(c, m)
         self.saved = time.monotonic() if due else self.saved
@@ -177,10 +179,9 @@ class Training:
         meta = {"epoch": self.ensemble.epoch, "progress": kept}
         self.store.save_tensors(self.store.checkpoint_path(c), tensors, meta)
 
-    def snapshot(self, c, m) -> None:
-        """The weights of member m, for the runs that start from them."""
+    def snapshot(self, c, tensors) -> None:
+        """The weights of a run, for those that start from them."""
         epoch, prefix = self.ensemble.epoch, "param/"
-        tensors = self.ensemble.export(m)
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.store.save_tensors(self.store.snapshot_path(c, epoch), weights, {"epoch": epoch})
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..methods.shared import Phase
-from .execution import arithmetic, first_line
+from .execution import first_line
 from .initial import noise
 from .members import Members
 
@@ -29,7 +29,6 @@ class Stepper(Members):
     (ensemble.py).
     """
 
-    @arithmetic()
     def step(self, x, y):
         """One update of every member from x (member, batch, C, H, W) and y (member, batch); the CE
         losses (member,).
