@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE, TRAINING, DIAG = "methods/base.py", "training.py", "diagnostics.py"
+BASE = "methods/base.py"
 METHODS = "test_methods.py"
 STORED, MADE_BY = (
     "test_store.py::test_",
     "test_runs.py::test_the_commit_is_that_of_the_checkout_the_package_is_part_of",
 )
-OWN, RULES, IDENTITY = "owncode.py", "test_owncode.py::test_", "test_identity.py::test_"
+RULES, IDENTITY = "test_owncode.py::test_", "test_identity.py::test_"
 EDIT, DEFAULT = (
     RULES + "an_edit_of_anything_a_rule_uses_is_another_rule",
     IDENTITY + "a_changed_default_gets",
@@ -224,7 +224,7 @@ MUTATIONS = {  # name: (file in faeval_core, old text, new text, tests of which 
                          "test_preflight.py::test_credit_that_would_fail_at_the_last_diagnosis_is_refused_before_training"),
     "diagnosis-costs-all": ("runs/worker.py", "(due or not all(measured))", "due",
                             "test_runs.py::test_a_diagnosis_that_fails_costs_nothing_that_was_trained"),
-    "record-costs-all": ("runs/worker.py", "checkpoint(c, result, ensemble.export(m))", "pass",
+    "record-costs-all": ("runs/worker.py", "self.checkpoint(c, result, self.ensemble.export(m))", "pass",
                          "test_runs.py::test_a_record_that_cannot_be_written_costs_nothing_that_was_trained"),
     "upstream-to-its-end": ("runs/worker.py", "self.last, self.wanted = max(wanted, default=self.epochs),", "self.last, self.wanted = self.epochs,", "test_runs.py::test_an_upstream_that_is_also_asked_for_trains_once"),
     "exploited-as-trained": ("methods/base.py", "    vars(cfg).update(changes)", "    pass", "test_exploit.py::test_what_is_exploited_is_the_rule_itself_under_another_update"),

@@ -22,15 +22,21 @@ NOT_SETTLED = "not settled"
 
 def with_test_images(values: Sequence[float], test_variance: float) -> Estimate | None:
     """Mean of one value per seed, with the variance that the choice of test images adds, which is
-    the same for all seeds; Welch and Satterthwaite's degrees of freedom.
+    the same for all seeds.
     """
     mean, sd, n = mean_sd(values)
     if not n:
         return None
-    of_seeds = (sd or 0.0) ** 2 / n
+    se, df = error_and_freedom(sd or 0.0, n, test_variance)
+    return Estimate(n, mean, se, max(df, 1))
+
+
+def error_and_freedom(sd: float, n: int, test_variance: float) -> tuple[float, float]:
+    """(standard error, Welch and Satterthwaite's degrees of freedom) of a mean over n seeds."""
+    of_seeds = sd**2 / n
     total = of_seeds + test_variance
     df = (n - 1) * (total / of_seeds) ** 2 if of_seeds else math.inf
-    return Estimate(n, mean, math.sqrt(total), max(df, 1))
+    return math.sqrt(total), df
 
 
 def binomial(accuracy: float, images: int | None) -> float:
@@ -131,10 +137,8 @@ class Gap:
         return next((k for k in sizes if self._half_width(sd, k) < room), None)
 
     def _half_width(self, sd: float, n: int) -> float:
-        of_seeds = sd**2 / n
-        total = of_seeds + self.test_variance
-        df = (n - 1) * (total / of_seeds) ** 2 if of_seeds else math.inf
-        return float(scipy_stats.t.isf(ALPHA / 2, df) * math.sqrt(total))
+        se, df = error_and_freedom(sd, n, self.test_variance)
+        return float(scipy_stats.t.isf(ALPHA / 2, df) * se)
 
     def told(self, word: str, p: float) -> str:
         """The comparison in words: difference, interval, effect, what is settled, and what it would

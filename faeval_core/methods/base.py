@@ -13,7 +13,7 @@ import inspect
 
 import torch
 
-from .passes import forward, penalties
+from .passes import forward
 from .shared import EVERYTHING, Phase, RuleError, SharedConfig
 from .tensors import flat_norm, inner, normalise, rms, unit
 
@@ -164,10 +164,6 @@ class Method:
         state is cut from the graph. Public: rules may call it.
         """
         return forward(self.model, p, s, x, changed, local)
-
-    def penalties(self, s, h0, fs):
-        """λ‖f_l‖² over the blocks and λ‖h_0‖², batch means, summed or averaged over features."""
-        return penalties(self.cfg, s, h0, fs)
 
     def tail_losses(self, p, h, y, start):
         """Loss of each sample, (batch,), with h, (batch, *level shape), at level `start`; the

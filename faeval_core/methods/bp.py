@@ -1,6 +1,7 @@
 """Back-propagation, and the frozen baseline: BP that leaves the blocks at their initialisation."""
 
 from .base import Method
+from .passes import penalties
 
 
 class BP(Method):
@@ -20,7 +21,7 @@ class BP(Method):
         model, changed = self.model, {}
         h0, fs, hs = self.forward(p, s, x, changed)
         loss = model.loss(model.readout(p, hs[-1]), y)
-        return loss + self.penalties(s, h0, fs), (loss.detach(), changed)
+        return loss + penalties(self.cfg, s, h0, fs), (loss.detach(), changed)
 
     @classmethod
     def check(cls, cfg):

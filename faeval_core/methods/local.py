@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 
 from .base import Method
+from .passes import penalties
 from .shared import Phase, RuleError
 from .tensors import inner, normalise, unit
 
@@ -74,7 +75,7 @@ class LocalMethod(Method):
         scalar = (
             own_loss
             + self.push(s, own_fs, [normalise(a, how) for a in self.heard(credit)]) / batch
-            + self.penalties(s, h0, fs)
+            + penalties(self.cfg, s, h0, fs)
         )
         if self.cfg.embedding == "exact":
             scalar = scalar + inner(own_h0, self.exact_credit(fixed, hs, y, 0).detach()) / batch

@@ -288,7 +288,7 @@ def audit(
         bases = [RunConfig(n, dataset, model=model, **shape | given | o) for n, o in rules]
         labels = _labels(rules)
         arms = {k: _company(base) for k, base in zip(labels, bases)}
-        configs = {k: base for k, base in zip(labels, bases)}
+        configs = dict(zip(labels, bases))
         for company in arms.values():
             configs |= {k: c for k, c in company.items() if k not in configs}
         tuned = None
