@@ -50,6 +50,12 @@ def powerless(records, bp, frozen, images=None) -> dict[str, str]:
     return out
 
 
+def not_of_credit(records) -> list[float]:
+    """Of the seeds whose update is not what their credit makes, the cosine of the two."""
+    found = [protocol.trained_by(r.final, r.config.credit_level) for r in records if r.final]
+    return [of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR]
+
+
 def trained(records) -> str:
     """A sentence on the credit that was measured and the update that trained the net, and on
     whether they are one.
@@ -60,8 +66,7 @@ def trained(records) -> str:
         return "Blocks are not trained, so no update stands beside Γ."
     told = [f"{what} {tables.pm([of[key] for of in found])}" for what, key in COSINES.items()]
     told = f"Cosine with BP's, mean over blocks: {', '.join(told)}."
-    other = [of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR]
-    if other:
+    if other := not_of_credit(records):
         count = f"in {len(other)} of {len(found)} seeds the update is not what `credit` makes"
         told += (
             f" They disagree: {count} (cosine of the two: {tables.pm(other)}), and Γ "

@@ -57,7 +57,7 @@ def headline(audit) -> tuple[str, str]:
     fired = judged.fired(INVARIANT, idle)
     claims = [f"({k}) {SPELLED[k]}" for k in fired]
     withdrawn = [WITHDRAW[k] for k in fired]
-    if "They disagree" in audit.trained:
+    if findings.not_of_credit(audit.records):
         claims.append("its update is not what its credit makes")
         withdrawn.append(WITHDRAW["own"])
     if claims:
