@@ -13,15 +13,15 @@ help:
 	@echo "make reproduce     the whole programme on the embedded digits, from nothing: 17 notebooks with tiny nets, into smoke/ (4 minutes)"
 	@echo "make table1        the study's Table 1 from the committed records (10 seconds); TRAIN=1 trains what is missing (days, if all is)"
 	@echo "make test          lint, tests, and every notebook checked against its committed outputs, without training (8 minutes)"
-	@echo "make test-kernels  the numerical tests once more, by other kernels than this machine would choose: as on other machines (3 minutes)"
+	@echo "make test-kernels  the numerical tests once more, by other kernels than this machine would choose: as on other machines (2 minutes)"
 	@echo "make notebooks     the last part of make test alone (2 minutes)"
-	@echo "make lint          ruff, and mypy on the public names (half a minute the first time)"
+	@echo "make lint          ruff, and mypy on the public names (20 seconds the first time)"
 	@echo "make wheel         the package as a wheel, in dist/ (seconds)"
 	@echo "make mutations     one-line defects, each of which a test must catch (hours)"
 	@echo "make nightly       runs under kills and a full disk (an hour)"
 	@echo "make lock          requirements.txt anew, from the ranges in pyproject.toml (minutes)"
 	@echo "make paper         the PDF and its supplement, from the committed results (a minute; needs LaTeX)"
-	@echo "make site          notebooks, docs and reproduction table as pages, with every link checked, in build/site (2 minutes)"
+	@echo "make site          notebooks, docs and reproduction table as pages, with every link checked, in build/site (a minute)"
 	@echo "make bench         speed and memory on this machine (half an hour)"
 
 $(STAMP): requirements.txt pyproject.toml

@@ -22,7 +22,7 @@ from .latex import tabular
 __all__ = ["Audit", "Audits", "audit", "mean_defined", "mean_gamma"]
 
 TASK = "digit-sums"  # on which depth pays: docs/audit.md shows how it was chosen
-SHAPE = {"width": 64, "epochs": 15, "lr": 3e-3}  # of an audit on it, within a minute or two
+SHAPE = {"width": 64, "epochs": 15, "lr": 3e-3}  # of an audit on it, within a minute
 DEPTHS = {"convnet": 3}  # of models that have one depth alone
 
 
@@ -260,7 +260,7 @@ def audit(
     method: a name, a Method class to register, a pair of either with a dict of options, or a list
     of such rules; models: names of several models. For several of either, Audits.
     dataset: by default sums of two embedded digits, with a small net (width 64, 15 epochs), so that
-    it takes a minute or two. Embedded and synthetic data are not augmented by default.
+    it takes a minute on two cores. Embedded and synthetic data are not augmented by default.
     lr: a learning rate, or a list of which each method, company included, gets its own best on
     held-out training images, over tuning_seeds, which are not reported.
     within: two accuracies that differ by less count as equal.
