@@ -2,6 +2,7 @@
 store, float64.
 """
 
+import inspect
 import io
 import os
 import tarfile
@@ -31,6 +32,23 @@ settings.register_profile(
 settings.load_profile("everywhere")
 
 
+def names_in(code):
+    """Global names that compiled `code` uses, with what is defined inside it."""
+    inner = (names_in(c) for c in code.co_consts if hasattr(c, "co_names"))
+    return set(code.co_names).union(*inner)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m numerical chooses
+def pytest_collection_modifyitems(items):
+    """A test that holds a bound of rounding depends on the CPU's kernels, whatever its file."""
+    bounds = {"apart", "same", "ROUNDING", "ROUNDING32", "UNIT32", "UNIT64"}
+    for item in items:
+        test = inspect.unwrap(item.function)
+        test = getattr(getattr(item.function, "hypothesis", None), "inner_test", test)
+        if bounds & names_in(test.__code__):
+            item.add_marker(pytest.mark.numerical)
+
+
 @pytest.fixture(autouse=True)
 def every_float():
     """An ensemble lets its process count numbers below 1e-38 as zero, with which floats cannot be
@@ -47,6 +65,9 @@ def drawn(cases):
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
 UNIT32, UNIT64 = 2**-24, 2**-53  # largest relative error of one rounding
+ROUNDING32 = (
+    1e4 * UNIT32
+)  # what a float32 result of fewer than ten thousand roundings may be off by
 # What two ways to one float64 result may differ by: ten million roundings, far more than one
 # depends on. A wrong factor or term shows from there on, a thousandth of what float32 would hide.
 ROUNDING = 1e-9

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROUNDING, UNIT32, full, member, probe, scramble, tiny
+from conftest import ROUNDING, ROUNDING32, full, member, probe, scramble, tiny
 
 from faeval_core.measure import diagnostics as diag
 from faeval_core.measure import protocol
@@ -111,7 +111,7 @@ def test_a_valid_exact_gradient_never_fires_b(pixels, model, method, scale):
     if method == "kp":
         p |= {f"aux.{k}": w for k, w in rule.weights(p).items()}
     found = reference(rule, p, s, pixels)
-    assert found["gamma"] == pytest.approx([1.0] * 4, abs=1e-4)
+    assert found["gamma"] == pytest.approx([1.0] * 4, abs=ROUNDING)
     assert protocol.reference_fault(found) == "", found["rescaled"]
 
 
@@ -204,10 +204,10 @@ def test_an_audit_tells_credit_that_was_shown_from_credit_that_trained(pixels):
     the audit says so.
     """
     liar, honest = ([trained(pixels, rule, seed) for seed in (1, 2)] for rule in (Pretender, DFA))
-    few = (1e4 * UNIT32) ** 2 / 2  # of a cosine whose vectors are ten thousand roundings apart
+    few = (ROUNDING32) ** 2 / 2  # of a cosine whose vectors are ten thousand roundings apart
     assert liar[0].final["gamma"] == pytest.approx([1.0] * 4, abs=few)
     assert liar[0].final["update_cos"] == pytest.approx(
-        honest[0].final["update_cos"], abs=1e4 * UNIT32
+        honest[0].final["update_cos"], abs=ROUNDING32
     )
     assert max(liar[0].final["credit_cos"]) < 0.9 < 0.9999 < min(honest[0].final["credit_cos"])
     found = {

@@ -1,14 +1,17 @@
 """The command line, in process: what it prints, what it writes, how it ends."""
 
+import errno
 import io
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import blob_images, write_tar
+from filelock import FileLock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -301,6 +304,34 @@ def test_status_counts_the_time_that_is_left(capsys, monkeypatch):
     store.save_tensors(store.checkpoint_path(far), {}, {"epoch": 50})
     assert main(["status"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("0:50:00")
+
+
+def test_status_of_a_store_that_is_read_only_here(capsys, monkeypatch):
+    """With a checkpoint, whose run may or may not be in training: no lock can tell."""
+    store, begun = Store("results"), RunConfig("bp", "digits", width=8, depth=2, epochs=100)
+    study_file(store, "11_audit", [begun])
+    store.save_tensors(store.checkpoint_path(begun), {}, {"epoch": 50})
+    store.lock_path(begun.id).touch()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["11_audit", "1"]
+
+
+def test_an_audit_is_shown_on_a_terminal_of_ascii():
+    """After all its training: no ±, × or Γ ends it."""
+    command = ["audit", "dfa", *TINY, "--seeds", "1,2", "--html", "page.html"]
+    ascii_alone = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "faeval_core", *command], capture_output=True, env=ascii_alone
+    )
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode("ascii")
+    assert "Gamma" in shown and "+-" in shown
+    assert "Γ" in Path("page.html").read_text(encoding="utf-8")
 
 
 def test_a_diverged_run_and_a_forbidden_one_are_shown_as_such(capsys, monkeypatch):

@@ -162,8 +162,8 @@ def test_preflight_finds_nothing_of_a_rule_on_either_model(name):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_trains_is_measured_and_hears_what_its_credit_says(name, pixels):
-    ensemble, progress = Ensemble([small(name, epochs=2)], pixels), [fresh_progress()]
+def test_a_rule_trains_is_measured_and_hears_what_its_credit_says(name, pixels64):
+    ensemble, progress = Ensemble([small(name, epochs=2)], pixels64), [fresh_progress()]
     before = ensemble.export(0)
     for diverged in train(ensemble, progress, 2):
         assert not diverged
@@ -174,7 +174,7 @@ def test_a_rule_trains_is_measured_and_hears_what_its_credit_says(name, pixels):
     final = result["diagnostics"]["2"]
     assert all(g is not None for g in final["gamma"])
     if name != "forward_forward":  # whose blocks learn on two passes
-        assert final["credit_cos"] == pytest.approx([1.0, 1.0], abs=1e-3)
+        assert final["credit_cos"] == pytest.approx([1.0, 1.0], abs=ROUNDING)
 
 
 @pytest.mark.parametrize("driver", ["loop", "vmap"])
@@ -263,14 +263,14 @@ def test_weight_mirror_learns_the_weights_of_a_net_that_stands_still(pixels64):
 
 
 def test_pepita_is_minus_the_tangent_of_the_states_and_learns_on_the_second_pass():
-    small_scale = {"feedback_scale": 1e-4}
-    method, model, p, s, hs, logits, x, y = setting("pepita", options=small_scale)
+    scale = 1e-4
+    method, model, p, s, hs, logits, x, y = setting("pepita", options={"feedback_scale": scale})
     shift = (model.output_error(logits, y) @ s["F"]).view_as(x)
     _, tangent = torch.func.jvp(
         lambda x: tuple(model.states(p, model.embed(p, x), stats={})), (x,), (shift,)
     )
     credit = method.credit(p, s, hs, logits, y, x)
-    assert apart(dict(enumerate(credit)), {l: -t for l, t in enumerate(tangent)}) < 1e-3
+    assert apart(dict(enumerate(credit)), {l: -t for l, t in enumerate(tangent)}) < 10 * scale
     method, model, p, s, hs, logits, x, y = setting("pepita", options={"feedback_scale": 1.0})
     credit = method.credit(p, s, hs, logits, y, x)
     x2, others = method.inputs(p, s, x, hs, logits, y)
@@ -287,14 +287,15 @@ def test_pepita_is_minus_the_tangent_of_the_states_and_learns_on_the_second_pass
 
 def test_difference_targets_come_down_by_the_tangent_of_the_inverses():
     """As the step vanishes; the inverse is asked for at the level above."""
-    method, model, p, s, hs, logits, x, y = setting("difference_target", options={"step": 1e-6})
+    step = 1e-6
+    method, model, p, s, hs, logits, x, y = setting("difference_target", options={"step": step})
     credit = method.credit(p, s, hs, logits, y)
     same(credit[-1], method.exact_credit(p, hs, y, model.depth))
     for l in range(model.depth):
         _, wanted = torch.func.jvp(
             lambda h, l=l: method.inverse(p, l, h), (hs[l + 1],), (credit[l + 1],)
         )
-        assert apart({0: credit[l]}, {0: wanted}) < 1e-4
+        assert apart({0: credit[l]}, {0: wanted}) < 100 * step
 
 
 def test_difference_target_inverses_learn_to_undo_their_blocks(pixels):
@@ -448,14 +449,15 @@ def test_a_twin_of_the_wrong_sign_is_told_before_it_trains(name, twin):
 @pytest.mark.parametrize("name", RANDOM)
 def test_the_sign_of_random_feedback_is_a_draw_like_any_other(name, twin):
     """So that a twin of the wrong sign is the rule, with the other sign of its matrix."""
-    options = {"feedback_scale": 1e-5} if name == "pepita" else {}
+    scale = 1e-5
+    options = {"feedback_scale": scale} if name == "pepita" else {}
     method, model, p, s, hs, logits, x, y = setting(name, options=options)
     feedback = "F" if name == "pepita" else "feedback"
     credit, other = (
         method.ask("credit", x, p, s | {feedback: sign * s[feedback]}, hs, logits, y)
         for sign in (1, -1)
     )
-    assert apart(dict(enumerate(other)), {l: -a for l, a in enumerate(credit)}) < 1e-4
+    assert apart(dict(enumerate(other)), {l: -a for l, a in enumerate(credit)}) < 10 * scale
 
 
 def test_a_twin_of_direct_kolen_pollack_of_the_wrong_sign_is_told_by_gamma(pixels, twin):

@@ -337,7 +337,9 @@ def test_soft_minimum_by_hand(batch, monkeypatch):
     target = -0.5 * math.log((math.exp(-1 / 0.5) + math.exp(-3 / 0.5)) / 2)
     terminal = F.cross_entropy(logits, batch[1], reduction="none").pow(2).mean()
     found, moved = method.auxiliary(p, s, hs, logits, batch[1])
-    assert 1 < target < 2 and float(found) == pytest.approx(target**2 + terminal.item(), rel=1e-9)
+    assert 1 < target < 2 and float(found) == pytest.approx(
+        target**2 + terminal.item(), rel=ROUNDING
+    )
 
 
 def test_credit_bridge_average_follows(batch):

@@ -93,3 +93,35 @@ def test_what_is_private_to_torch_is_used_in_one_place():
 def test_no_product_code_patches():
     for path in MODULES.values():
         assert "unittest" not in path.read_text(encoding="utf-8")
+
+
+def fitted(node: ast.AST) -> list[float]:
+    """Small numbers that a line of a test takes for the rounding that it allows."""
+    allowed = []
+    if isinstance(node, ast.Call):
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if called in ("approx", "assert_close", "allclose", "assert_allclose", "isclose"):
+            allowed = [k.value for k in node.keywords if k.arg in ("abs", "rel", "atol", "rtol")]
+    if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Lt, ast.LtE)) for op in node.ops):
+        compared = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        allowed = node.comparators if compared & {"apart", "cosine"} else []
+    numbers = [n.value for n in allowed if isinstance(n, ast.Constant)]
+    return [n for n in numbers if isinstance(n, float) and n < 1e-3]
+
+
+TESTS = sorted(Path(__file__).parent.glob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_what_rounding_may_do_is_never_a_number_that_fitted_one_machine(path):
+    """A bound is that of conftest.py, or follows from a step, a digit or a twin in the test."""
+    lines = [node for node in ast.walk(tree_of(path)) if hasattr(node, "lineno")]
+    found = {node.lineno: fitted(node) for node in lines if fitted(node)}
+    assert not found
+
+
+def test_a_number_that_fitted_is_found():
+    for line in ("assert x == approx(1, abs=1e-4)", "assert apart(a, b) < 1e-4"):
+        assert any(map(fitted, ast.walk(ast.parse(line)))), line
+    for line in ("assert x == approx(1, abs=ROUNDING)", "assert apart(a, b) < 10 * step"):
+        assert not any(map(fitted, ast.walk(ast.parse(line)))), line

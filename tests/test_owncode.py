@@ -25,6 +25,7 @@ from faeval_core.owncode import Walk, code_digest
 from faeval_core.owncode.digests import members
 from faeval_core.runs import worker
 from faeval_core.runs.parcel import Parcel
+from faeval_core.training import DiagnosisFailed, Ensemble
 
 COUNT = itertools.count()
 
@@ -234,6 +235,34 @@ def test_a_cell_of_a_notebook_is_read():
     assert found[0] == found[1] != found[2] == source("drawn")
 
 
+KERNEL = """
+from faeval_core import LocalMethod, RunConfig, register, run
+
+@register
+class Mine(LocalMethod):
+    name = "mine"
+
+    def credit(self, p, s, hs, logits, y):
+        return [{sign} * self.exact_credit(p, hs, y, l) for l in range(len(hs))]
+
+[record] = run([RunConfig("mine", "digits", width=8, depth=2, epochs=1)], {store!r}, progress=False)
+print(record.config.id, record.checksum)
+"""
+
+
+def test_a_cell_that_is_edited_in_a_kernel_gives_the_record_of_what_it_says(tmp_path):
+    """A class of a kernel has no file; run once more as it was first, the cell has its first record
+    again.
+    """
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = [KERNEL.format(sign=sign, store=str(tmp_path / "store")) for sign in (1, -1, 1)]
+    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)])
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=None).execute()
+    printed = [[o.text for o in c.outputs if o.get("name") == "stdout"] for c in notebook.cells]
+    exact, negative, again = (line for [line] in printed)
+    assert exact == again and not set(exact.split()) & set(negative.split())
+
+
 def test_faevals_own_rules_have_none():
     for cls in (*METHODS.values(), *MODELS.values()):
         assert code_digest(cls) == ""
@@ -404,6 +433,18 @@ def test_an_edited_rule_trains_and_each_has_its_record(store):
         assert store.all() == kept
 
 
+@pytest.mark.parametrize("kind", [tuple, list, lambda values: np.array([*values])[0]])
+def test_options_of_any_plain_kind_are_kept_and_read_again(store, kind):
+    """JSON has lists alone; the run is the same, however its options were written."""
+    rule = signed(1)
+    rule.options = {"taps": kind((1, 2))}
+    (made,) = run([tiny("signed", options={"taps": kind((2, 3))})], store, progress=False)
+    (found,) = Store(store.root).all()
+    assert found == made and found.config.options["taps"] in ((2, 3), 2)
+    with pytest.raises(TypeError, match="cannot be changed"):
+        found.config.options["taps"] = kind((1, 2))
+
+
 def test_a_config_of_a_rule_that_has_changed_is_refused(store):
     """Else the cell that runs it again would show the record of the old rule."""
     signed(1)
@@ -449,6 +490,58 @@ def test_neither_checkpoint_nor_snapshot_nor_upstream_is_of_an_edited_rule(store
     second = run([started()], store, progress=False)
     assert begun[6:] == [("signed", 1), ("bp", 0), ("bp", 1)]  # from its own
     assert first[0].config != second[0].config and first[0].checksum != second[0].checksum
+
+
+MEASURING = (
+    "import torch\n"
+    + SIGNED
+    + """
+    def init_state(self, cfg, generator):
+        return {{"steps": torch.zeros(())}}
+
+    def auxiliary(self, p, s, hs, logits, y):
+        return 0.0, {{"steps": s["steps"] + 1}}
+
+    def measured(self, p, s, hs, gs, y, generator):
+        if s["steps"] > 10:  # so that the trial before training does not find it
+            {measured}
+        return {{"mine": [1.0] * len(hs)}}
+"""
+)
+
+
+def measuring(measured, sign=1):
+    text = MEASURING.format(sign=sign, measured=measured)
+    return register(defined(text, name="drawn_rules"))
+
+
+def test_a_mended_diagnosis_of_ones_own_rule_costs_no_training(store, tmp_path, monkeypatch):
+    """It is another rule, with a record of its own, and goes on from the weights that are kept; one
+    that trains in another way does not, nor one that would take figures of the old diagnosis along.
+    """
+    real, begun = Ensemble.run_epoch, []
+    monkeypatch.setattr(Ensemble, "run_epoch", lambda self: begun.append(self.epoch) or real(self))
+    measuring("raise ArithmeticError")
+    broken = tiny("signed")
+    with pytest.raises(DiagnosisFailed):
+        run([broken], store, progress=False)
+    measuring("pass")
+    mended = tiny("signed")
+    assert mended.id != broken.id and begun == [0, 1]
+    (found,) = run([mended], store, progress=False)
+    assert begun == [0, 1] and found.final["mine"] == [1.0] * 4
+    (whole,) = run([mended], Store(tmp_path / "whole"), progress=False)
+    assert found.checksum == whole.checksum and begun == [0, 1] * 2
+    measuring("pass", sign=-1)
+    run([tiny("signed")], store, progress=False)
+    assert begun == [0, 1] * 3
+
+    measuring("raise ArithmeticError")
+    with pytest.raises(DiagnosisFailed):
+        run([tiny("signed", diagnose=(0,))], store, progress=False)
+    measuring("return {}")
+    (found,) = run([tiny("signed", diagnose=(0,))], store, progress=False)
+    assert begun == [0, 1] * 5 and found.status == "complete"
 
 
 # -- records from before rules were told by their code --------------------------------------------

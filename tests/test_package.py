@@ -338,4 +338,9 @@ def test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone(
     assert "Audit of copied" in page and "<svg" in page
     sentence = verdict.splitlines()[-1]
     assert "paired by seed" in sentence and sentence in page
-    assert len(list((work / "results" / "records").glob("*.json"))) == 5 * 2
+    records = list((work / "results" / "records").glob("*.json"))
+    assert len(records) == 5 * 2
+    for record in records:
+        made_by = json.loads(record.read_text(encoding="utf-8"))["provenance"]
+        wheel = {"package": told["version"], "commit": None, "clean": None}
+        assert wheel.items() <= made_by.items()

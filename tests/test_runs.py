@@ -92,8 +92,14 @@ def test_an_interrupted_ensemble_continues_to_the_same_records(
     assert not any(store.checkpoint_path(c).exists() for c in configs)
 
 
-def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
-    (record,) = run([tiny("bp", epochs=1)], store, progress=False)
+def test_a_record_tells_the_code_and_the_machine_that_made_it(store, monkeypatch):
+    commit = {"commit": "c0ffee", "clean": False}
+    monkeypatch.setattr(provenance, "checkout", lambda: commit)
+    provenance.made_by.cache_clear()
+    try:
+        (record,) = run([tiny("bp", epochs=1)], store, progress=False)
+    finally:
+        provenance.made_by.cache_clear()
     told = record.provenance
     assert (
         told["source"] == provenance.source_digest(provenance.LOADED)
@@ -104,6 +110,7 @@ def test_a_record_tells_the_code_and_the_machine_that_made_it(store):
         and told["threads"] == torch.get_num_threads()
     )
     assert told["cpu"] and told["torch"] == torch.__version__ and told["numpy"] == np.__version__
+    assert commit.items() <= told.items()
     bare = record.checksum
     record.provenance = {}
     assert record.checksum == bare

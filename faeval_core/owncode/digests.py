@@ -32,16 +32,19 @@ def is_own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] != "faeval_core"
 
 
-def code_digest(*classes: type) -> str:
-    """16 hex digits for the code of those of `classes` that are not faeval's own, '' for none."""
-    return walked(classes)[0]
+def code_digest(*classes: type, without: frozenset[str] = frozenset()) -> str:
+    """16 hex digits for the code of those of `classes` that are not faeval's own, '' for none.
+
+    without: names that are left out, with what they alone use.
+    """
+    return walked(classes, without)[0]
 
 
-def walked(classes):
+def walked(classes, without=frozenset()):
     own = [cls for cls in classes if is_own(cls)]
     if not own:
         return "", None
-    walk = Walk({cls.__module__.partition(".")[0] for cls in own})
+    walk = Walk({cls.__module__.partition(".")[0] for cls in own}, without)
     parts = [f"{i} {walk.of(cls)}\n" for i, cls in enumerate(classes) if cls in own]
     return digest(parts)[:16], walk
 
@@ -123,13 +126,14 @@ def members(value, apart):
 class Walk:
     """Digests of values by their content.
 
-    own: top-level packages that are the user's, wherever they lie. After a walk, `modules` are the
-    names of the user's modules that were met, `codes` the code of their functions, `met` the tables
-    of faeval that these use.
+    own: top-level packages that are the user's, wherever they lie; without: names in classes and
+    modules that do not count. After a walk, `modules` are the names of the user's modules that were
+    met, `codes` the code of their functions, `met` the tables of faeval that these use.
     """
 
-    def __init__(self, own=()):
+    def __init__(self, own=(), without=frozenset()):
         self.own, self.stack, self.done = {"__main__", "__mp_main__", *own}, [], {}
+        self.without = NOT_OF_THE_RULE | without
         self.modules, self.codes = set(), set()
         self.tables, self.met = faevals_tables(), set()  # of faeval; those that were met
         self.sets = ()  # that this walk is inside of
@@ -218,7 +222,7 @@ class Walk:
         for name, value in sorted(values.items()):
             is_special = name.startswith("__") and name.endswith("__")
             is_method = isinstance(value, (types.FunctionType, staticmethod, classmethod, property))
-            if name not in NOT_OF_THE_RULE and (is_method or not is_special):
+            if name not in self.without and (is_method or not is_special):
                 yield f"{name}: {self.of(value)}"
 
     def class_(self, cls):

@@ -43,7 +43,7 @@ class RecordFiles:
         try:
             return self._read(path, cfg), ""
         except FileNotFoundError:
-            if not cfg.code or not self.record_path(old := _without_code(cfg)).exists():
+            if not cfg.code or not self.record_path(old := without_code(cfg)).exists():
                 return None, ""
             told = (
                 f"the record {old.id} in {self.root} is from before records named the code "
@@ -104,7 +104,7 @@ class RecordFiles:
         path = self.record_path(cfg)
         if not cfg.code or path.exists():
             return path
-        old = _without_code(cfg)
+        old = without_code(cfg)
         return self.record_path(old) if self._vouched(old) == cfg.code else path
 
     def _vouched(self, cfg) -> str:
@@ -119,11 +119,11 @@ class RecordFiles:
         """
         rules = self._json("rules.json")
         for c in configs:
-            if not self.record_path(_without_code(c)).exists():
+            if not self.record_path(without_code(c)).exists():
                 raise ValueError(
-                    f"there is no record {_without_code(c).id} in {self.root} to vouch for"
+                    f"there is no record {without_code(c).id} in {self.root} to vouch for"
                 )
-            rules[_without_code(c).id] = c.code_now()
+            rules[without_code(c).id] = c.code_now()
         return publish_json(self.root / "rules.json", dict(sorted(rules.items())))
 
     def _json(self, name) -> dict:
@@ -142,6 +142,6 @@ class RecordFiles:
         return self._json("datasets.json")
 
 
-def _without_code(cfg: RunConfig) -> RunConfig:
+def without_code(cfg: RunConfig) -> RunConfig:
     """The config as records told it that named no code."""
     return replace(cfg, code="") if cfg.code else cfg

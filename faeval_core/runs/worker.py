@@ -1,5 +1,6 @@
 """Train one ensemble into the store, on whatever machine this is called."""
 
+import glob
 import platform
 import sys
 import time
@@ -10,8 +11,11 @@ from tqdm import tqdm
 
 from .. import data, preflight
 from ..config import RunConfig
+from ..ground.files import digest
 from ..methods import METHODS
 from ..methods.shared import RuleError
+from ..models import MODELS
+from ..owncode import code_digest
 from ..training import DiagnosisFailed, Ensemble, fresh_progress, train
 from ..training.device import resolve_device
 from ..training.execution import bf16_slowdown, onednn_rounds
@@ -19,6 +23,7 @@ from .costs import cost_flops
 from .plan import is_lacking, start_path
 from .provenance import made_by
 from .record import SCIENCE, RunRecord, rounded
+from .record_files import without_code
 from .store import Store
 
 CHECKPOINT_SECONDS = 60
@@ -85,7 +90,10 @@ class Training:
         afresh, as does an upstream run whose checkpoint is past a snapshot that is wanted of it.
         """
         configs, store = self.ensemble.configs, self.store
-        kept = [store.load_tensors(store.checkpoint_path(c)) for c in configs]
+        kept = [
+            store.load_tensors(store.checkpoint_path(c)) or _with_another_diagnosis(c, store)
+            for c in configs
+        ]
         begun = {meta["epoch"] for _, meta in filter(None, kept)}
         missing = [e for e in self.wanted if any(is_lacking(c, (e,), store) for c in configs)]
         if all(kept) and len(begun) == 1 and max(begun) <= min(missing, default=self.epochs):
@@ -176,7 +184,7 @@ class Training:
         ends as if it had not been cut off.
         """
         kept = {k: rounded(v) if k in SCIENCE else v for k, v in result.items()}
-        meta = {"epoch": self.ensemble.epoch, "progress": kept}
+        meta = {"epoch": self.ensemble.epoch, "progress": kept} | _trained_as(c)
         self.store.save_tensors(self.store.checkpoint_path(c), tensors, meta)
 
     def snapshot(self, c, tensors) -> None:
@@ -184,6 +192,30 @@ class Training:
         epoch, prefix = self.ensemble.epoch, "param/"
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.store.save_tensors(self.store.snapshot_path(c, epoch), weights, {"epoch": epoch})
+
+
+def _trained_as(c) -> dict[str, str]:
+    """{"trained_as": what a run of a rule of one's own shares with those that its training is the
+    same for}, whatever the rule measures; {} for faeval's own.
+    """
+    if not c.code:
+        return {}
+    code = code_digest(METHODS[c.method], MODELS[c.model], without=frozenset({"measured"}))
+    return {"trained_as": digest([without_code(c).id, code])}
+
+
+def _with_another_diagnosis(c, store):
+    """(tensors, meta) of a checkpoint of the same training under a rule that measured in another
+    way, before it had measured anything; None where there is none.
+    """
+    if not c.code:
+        return None
+    wanted = _trained_as(c)
+    for path in sorted((store.root / "checkpoints").glob(f"{glob.escape(c.method)}-*.safetensors")):
+        _, meta = store.load_tensors(path, only_meta=True) or (None, {})
+        if wanted.items() <= meta.items() and not meta["progress"]["diagnostics"]:
+            return store.load_tensors(path)
+    return None
 
 
 def start_weights(c, store):
