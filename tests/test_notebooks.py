@@ -53,7 +53,7 @@ def in_html(cell):
 @every_notebook
 def test_it_opens_with_a_question_and_an_answer_whose_figures_it_shows(path):
     (_, opening, _), *_ = cells(path)
-    title, _, question, short = opening.split("\n\n")
+    title, _, _, _, question, short = opening.split("\n\n")
     assert title.startswith("# ")
     assert question.startswith("**Question.** ") and question.endswith("?")
     assert short.startswith("**In short.** ")

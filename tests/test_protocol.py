@@ -727,16 +727,16 @@ def test_every_label_of_the_reference_table_has_words():
 @pytest.mark.parametrize(
     "done, of, told",
     [
-        (0, 3, "⚪ **planned**: 0 of 3 runs have records."),
-        (1, 3, "⚪ **planned**: 1 of 3 runs have records."),
-        (2, 3, "🟡 **partial**: 2 of 3 runs have records."),
-        (3, 3, "🟢 **complete**: all 3 runs have records."),
+        (0, 3, "⚪ **Planned**: 0 of 3 runs have records."),
+        (1, 3, "⚪ **Planned**: 1 of 3 runs have records."),
+        (2, 3, "🟡 **Partial**: 2 of 3 runs have records."),
+        (3, 3, "🟢 **Complete**: all 3 runs have records."),
     ],
 )
 def test_a_badge(done, of, told):
     runs = [{"status": "complete" if i < done else "not run"} for i in range(of)]
     source = "# T\n\n<!-- badge -->old<!-- end -->\n\nrest"
-    assert readme.badged(source, runs) == f"# T\n\n<!-- badge -->{told}<!-- end -->\n\nrest"
+    assert readme.badged(source, runs) == f"# T\n\n<!-- badge -->\n\n{told}\n\n<!-- end -->\n\nrest"
     with pytest.raises(ValueError, match="<!-- badge --><!-- end -->"):
         readme.badged("# T", runs)
 

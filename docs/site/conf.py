@@ -9,6 +9,7 @@ import ast
 import csv
 import html
 import inspect
+import json
 import re
 import shutil
 import sys
@@ -155,8 +156,28 @@ PARTS = {"modules": modules, "reproduction": reproduction, "paper": paper}
 PART = re.compile(r"<!-- site: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
+LONG = 12  # lines of code that a page shows at once; more can be opened
+
+
+def shown(notebook: str) -> str:
+    """A notebook as a reader sees it: without the marks that are for its check, and with long code
+    folded.
+    """
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] = [line for line in cell["source"] if "NBVAL_" not in line]
+            tags = cell["metadata"].setdefault("tags", [])
+            if len(cell["source"]) > LONG and "parameters" not in tags:
+                tags.append("hide-input")
+    return json.dumps(content)
+
+
 def fill(app, docname: str, source: list[str]) -> None:
     """Make the parts of a page, and put the contents under the pages that they hang from."""
+    if app.env.doc2path(docname).endswith(".ipynb"):
+        source[0] = shown(source[0])
+        return
     source[0] = PART.sub(lambda match: PARTS[match[1]]() or match[2], source[0])
     trees = CONTENTS if docname == root_doc else {}
     hidden = [toctree(pages, caption) for caption, pages in trees.items()]

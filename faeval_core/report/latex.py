@@ -175,9 +175,10 @@ def reproduction_tabular(rows: pd.DataFrame) -> str:
     a setting in a column of their own.
     """
     answer = rows.verdict.where(~rows.calibrated | (rows.verdict == "not run"), "calibrated")
-    notebook = rows.notebook.replace("", "(none yet)")
+    notebook = rows.notebook.replace("", "no notebook")
     table = pd.crosstab(notebook, answer).reindex(columns=[*ANSWERS, "calibrated"], fill_value=0)
-    shown = table.assign(rows=table.sum(axis=1)).reset_index().astype(str)
+    table.loc["all"] = table.sum()
+    shown = table.assign(rows=table.sum(axis=1)).rename_axis("notebook").reset_index().astype(str)
     return shown.map(escape).to_latex(column_format="l" + "r" * (len(shown.columns) - 1), **BARE)
 
 

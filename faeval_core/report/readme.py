@@ -19,12 +19,14 @@ def counts(root: Path) -> str:
     rows = tables.reproduction(root / "results")
     told = tables.counts(rows)
     apart = told.pop("calibrated")
+    chose = sum(apart.values())
     return (
-        f"Of the study's {len(rows)} values {told['agrees']} agree here, {told['close']} are close,"
-        f" {told['imprecise']} are compared too imprecisely to tell, {told['differs']} differ and "
-        f"{told['not run']} are not run yet. Another {sum(apart.values())} served to choose a "
-        f"setting, so that they are no test ({apart['agrees']} agree, {apart['close']} are close, "
-        f"{apart['imprecise']} imprecise, {apart['differs']} differ)."
+        f"Of the study's {len(rows)} values {chose} served to choose a setting here and test "
+        f"nothing ({apart['agrees']} agree, {apart['close']} are close, {apart['imprecise']} are "
+        f"compared too imprecisely to tell, {apart['differs']} differ). Of the other "
+        f"{len(rows) - chose}, {told['agrees']} agree, {told['close']} are close, "
+        f"{told['imprecise']} are too imprecise to tell, {told['differs']} differ and "
+        f"{told['not run']} are not run yet."
     )
 
 
@@ -57,12 +59,12 @@ BADGE = re.compile(r"(<!-- badge -->).*?(<!-- end -->)", re.DOTALL)
 
 
 def badge(runs: list[dict]) -> str:
-    """How much of a notebook is run, as the line under its title: '🟡 **partial**: 10 of 95 runs
+    """How much of a notebook is run, as the line under its title: '🟡 **Partial**: 10 of 95 runs
     have records.'
     """
     state, done = _covered(runs)
     of = "all" if done == len(runs) else f"{done} of"
-    return f"{MARKS[state]} **{state}**: {of} {len(runs)} runs have records."
+    return f"{MARKS[state]} **{state.capitalize()}**: {of} {len(runs)} runs have records."
 
 
 def badged(source: str, runs: list[dict]) -> str:
@@ -71,7 +73,8 @@ def badged(source: str, runs: list[dict]) -> str:
         raise ValueError(
             f"a notebook opens with one <!-- badge --><!-- end -->, not as {source[:60]!r}"
         )
-    return BADGE.sub(lambda m: f"{m[1]}{badge(runs)}{m[2]}", source)
+    # on lines of its own: a line that a comment opens is raw HTML, in which no Markdown is read
+    return BADGE.sub(lambda m: f"{m[1]}\n\n{badge(runs)}\n\n{m[2]}", source)
 
 
 def write_badges(root: Path) -> None:
@@ -102,7 +105,7 @@ def table1(root: Path) -> str:
         row = tables.audit_table([rows[method]], digits=2).reset_index().iloc[0]
         theirs = _theirs(compared, method)
         cells = [
-            row["method"] + theirs["mark"],
+            ("frozen, DFA credit" if method == "frozen" else row["method"]) + theirs["mark"],
             row["test accuracy"] + theirs["test_acc"],
             row["‖h_L‖"] + theirs["h_norm"],
             row["deep cos (published)"] + theirs["deep_cos"],
