@@ -168,14 +168,14 @@ def shown(notebook: str) -> str:
         if cell["cell_type"] == "code":
             cell["source"] = [line for line in cell["source"] if "NBVAL_" not in line]
             tags = cell["metadata"].setdefault("tags", [])
-            if len(cell["source"]) > LONG and "parameters" not in tags:
+            if len(cell["source"]) > LONG and not {"parameters", "hide-input"} & set(tags):
                 tags.append("hide-input")
     return json.dumps(content)
 
 
 def fill(app, docname: str, source: list[str]) -> None:
     """Make the parts of a page, and put the contents under the pages that they hang from."""
-    if app.env.doc2path(docname).endswith(".ipynb"):
+    if Path(app.env.doc2path(docname)).suffix == ".ipynb":
         source[0] = shown(source[0])
         return
     source[0] = PART.sub(lambda match: PARTS[match[1]]() or match[2], source[0])

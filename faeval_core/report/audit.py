@@ -151,7 +151,7 @@ class Audit:
     def figure(self):
         """Γ_l, ρ_l and the gradient norm per level, and test accuracy over epochs."""
         figures.use_style()
-        fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.4))
+        fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.6))
         names = (
             r"exact cosine with BP gradient, $\Gamma_l$",
             r"perturbation correlation, $\rho_l$",
@@ -169,7 +169,10 @@ class Audit:
                 axes[3], [r for r in records if r.status == "complete"], "test_acc", method=label
             )
         axes[3].set(xlabel="epoch", ylabel="test accuracy")
-        axes[3].legend()
+        handles, names = axes[3].get_legend_handles_labels()
+        fig.legend(
+            handles, map(figures.in_mathtext, names), loc="outside upper center", ncols=len(names)
+        )
         return fig
 
     plot = figure
