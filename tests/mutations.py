@@ -517,5 +517,6 @@ if __name__ == "__main__":
     import torch._dynamo
     import torchvision  # noqa: F401
 
+    os.environ.setdefault("FAEVAL_TEST_HANG", "60")  # where a defect lets a test wait for good
     torch.set_num_threads(1)
     sys.exit(main(sys.argv[1:]))
