@@ -53,10 +53,10 @@ def in_html(cell):
 @every_notebook
 def test_it_opens_with_a_question_and_an_answer_whose_figures_it_shows(path):
     (_, opening, _), *_ = cells(path)
-    title, _, _, _, question, short = opening.split("\n\n")
+    title, _, _, _, question, short, words = opening.split("\n\n")
     assert title.startswith("# ")
     assert question.startswith("**Question.** ") and question.endswith("?")
-    assert short.startswith("**In short.** ")
+    assert short.startswith("**In short.** ") and "(../docs/glossary.md)" in words
     assert 3 <= len(SENTENCE.split(short.removeprefix("**In short.** "))) <= 5
     claimed = set(test_readme.FIGURE.findall(re.sub(r"\$[^$]*\$", "", short)))
     known = test_readme.shown(path.stem[:2])

@@ -97,7 +97,7 @@ CONTENTS = {  # caption: the pages under it
     ),
     "Notebooks": ("notebooks/0[1-9]*", "notebooks/1*"),
     "Train more": ("docs/scale", "docs/cost", "docs/engines"),
-    "The house": ("docs/architecture", "CONTRIBUTING", "CHANGELOG", "benchmarks/README"),
+    "Development": ("docs/architecture", "CONTRIBUTING", "CHANGELOG", "benchmarks/README"),
 }
 DEEPER = {"docs/calibration": ("benchmarks/calibration",)}
 PAPERS = {"main.pdf": "the paper", "supplement.pdf": "its supplement"}

@@ -81,8 +81,9 @@ def lacking(notebook: str, rows: Iterable[dict], records, waiting: list[str]) ->
         return Unrun(f"All {len(rows)} runs of this notebook have records.", [], [], [])
     operations = sum(r["flops"] for r in missing)
     hours = operations / costs.flops_per_second(records) / 3600
+    rounded = float(f"{hours:.2g}")  # else 120 is told as 1.2e+02
     told = (
-        f"Not run yet: {len(missing)} of {len(rows)} runs, about {hours:.2g} hours of training here"
+        f"Not run yet: {len(missing)} of {len(rows)} runs, about {rounded:g} hours of training here"
     )
     number = notebook.partition("_")[0]
     commands = [
