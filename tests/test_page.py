@@ -140,10 +140,13 @@ def test_a_letter_without_power_is_said_to_have_none():
     assert not any("Withdraw" in line for line in found.lines)
 
 
-def test_depth_has_no_power_where_bp_does_not_use_it():
+@pytest.mark.parametrize("frozen", [(0.79, 0.79, 0.79), (0.72, 0.76, 0.79)])
+def test_depth_has_no_power_where_bp_does_not_use_it(frozen):
+    """Nor where its lead is of more than two points on average, and of fewer at the lower end."""
     found = audited()
-    found.arms["frozen"] = [record("frozen", s, 0.79) for s in (1, 2, 3)]
+    found.arms["frozen"] = [record("frozen", s, acc) for s, acc in zip((1, 2, 3), frozen)]
     assert "is not clear of 2 points" in found.powerless["d"]
+    assert "d" not in audited().powerless
 
 
 def test_undefined_levels_are_hatched_with_their_reason():
