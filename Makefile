@@ -17,7 +17,7 @@ help:
 	@echo "make notebooks     the last part of make test alone (2 minutes)"
 	@echo "make lint          ruff, and mypy on the public names (20 seconds the first time)"
 	@echo "make wheel         the package as a wheel, in dist/ (seconds)"
-	@echo "make mutations     one-line defects, each of which a test must catch (hours)"
+	@echo "make mutations     one-line defects, each of which a test must catch (an hour)"
 	@echo "make nightly       runs under kills and a full disk (an hour)"
 	@echo "make lock          requirements.txt anew, from the ranges in pyproject.toml (minutes)"
 	@echo "make paper         the PDF and its supplement, from the committed results (a minute; needs LaTeX)"
