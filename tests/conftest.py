@@ -40,12 +40,14 @@ def names_in(code):
 
 @pytest.hookimpl(tryfirst=True)  # before -m numerical chooses
 def pytest_collection_modifyitems(items):
-    """A test that holds a bound of rounding depends on the CPU's kernels, whatever its file."""
+    """A test that holds a bound of rounding depends on the CPU's kernels, whatever its file. One that
+    is about compiling is for the CPU that there is.
+    """
     bounds = {"apart", "same", "ROUNDING", "ROUNDING32", "UNIT32", "UNIT64"}
     for item in items:
         test = inspect.unwrap(item.function)
         test = getattr(getattr(item.function, "hypothesis", None), "inner_test", test)
-        if bounds & names_in(test.__code__):
+        if bounds & names_in(test.__code__) and not item.get_closest_marker("compiled"):
             item.add_marker(pytest.mark.numerical)
 
 

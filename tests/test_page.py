@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 from conftest import tiny
 from test_protocol import diagnosis
+from victims import HANG
 
 from faeval_core.measure.letters import ALL, SPELLED, THRESHOLDS
 from faeval_core.report import page, page_charts, svg, tuning
@@ -223,7 +224,7 @@ def opened(path, *flags):
     """What headless Chromium says of a page."""
     line = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     line += ["--hide-scrollbars", f"--user-data-dir={path.parent / 'profile'}", *flags]
-    done = subprocess.run([*line, path.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*line, path.as_uri()], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-500:]
     return done
 

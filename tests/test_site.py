@@ -20,6 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 from test_readme import FIGURE, is_among
+from victims import HANG
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -326,8 +327,6 @@ def test_every_page_is_in_the_index_of_the_search():
 class Browser:
     """Headless Chromium, spoken to by its DevTools protocol."""
 
-    WAIT = 120  # seconds for an answer, after which something hangs
-
     def __init__(self, profile: Path):
         from websocket import create_connection
 
@@ -340,7 +339,7 @@ class Browser:
         with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             (target,) = [t for t in json.load(answer) if t["type"] == "page"]
         address = target["webSocketDebuggerUrl"]
-        self.socket = create_connection(address, timeout=self.WAIT, suppress_origin=True)
+        self.socket = create_connection(address, timeout=HANG, suppress_origin=True)
         self.sent, self.events = 0, []
         for part in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{part}.enable")

@@ -449,6 +449,7 @@ def test_members_of_mixed_values_equal_their_solo_runs(pixels64, method, values)
     assert apart(together[1], default) > 100 * ROUNDING  # the value has an effect
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(
     not shutil.which("g++") and not shutil.which("clang++"),
     reason="torch.compile needs a C++ compiler",
