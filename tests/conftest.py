@@ -40,8 +40,9 @@ def names_in(code):
 
 @pytest.hookimpl(tryfirst=True)  # before -m numerical chooses
 def pytest_collection_modifyitems(items):
-    """A test that holds a bound of rounding depends on the CPU's kernels, whatever its file. One that
-    is about compiling is for the CPU that there is.
+    """A test that holds a bound of rounding depends on the CPU's kernels, whatever its file.
+
+    One that is about compiling is for the CPU that there is.
     """
     bounds = {"apart", "same", "ROUNDING", "ROUNDING32", "UNIT32", "UNIT64"}
     for item in items:
