@@ -2,7 +2,7 @@
 
     python benchmarks/ten_rules.py [--html cookbook.html]
 
-It prints the table that stands in docs/cookbook.md, and how long the audits took.
+It prints a table, and how long the audits took.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from PIL import Image
 from faeval_core import RunConfig, Store, data
 from faeval_core.ground.streams import stream
 from faeval_core.measure import diagnostics
+from faeval_core.owncode.outlines import nested
 from faeval_core.training import build, initial, noise
 
 # Tests on drawn cases draw the same ones each time and everywhere, and none of them fails for its
@@ -30,12 +31,6 @@ settings.register_profile(
     "everywhere", deadline=None, derandomize=True, database=None, suppress_health_check=WITHOUT
 )
 settings.load_profile("everywhere")
-
-
-def names_in(code):
-    """Global names that compiled `code` uses, with what is defined inside it."""
-    inner = (names_in(c) for c in code.co_consts if hasattr(c, "co_names"))
-    return set(code.co_names).union(*inner)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m numerical chooses
@@ -48,7 +43,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         test = inspect.unwrap(item.function)
         test = getattr(getattr(item.function, "hypothesis", None), "inner_test", test)
-        if bounds & names_in(test.__code__) and not item.get_closest_marker("compiled"):
+        names = {name for code in nested(test.__code__) for name in code.co_names}
+        if bounds & names and not item.get_closest_marker("compiled"):
             item.add_marker(pytest.mark.numerical)
 
 
@@ -68,9 +64,8 @@ def drawn(cases):
 CLASSES = ("ant", "bee", "cat", "dog")
 TRAIN, TEST = 1024, 256  # 1024: eight disjoint batches of 128 for the stability diagnostic
 UNIT32, UNIT64 = 2**-24, 2**-53  # largest relative error of one rounding
-ROUNDING32 = (
-    1e4 * UNIT32
-)  # what a float32 result of fewer than ten thousand roundings may be off by
+# What a float32 result may be off by that depends on fewer than ten thousand roundings.
+ROUNDING32 = 1e4 * UNIT32
 # What two ways to one float64 result may differ by: ten million roundings, far more than one
 # depends on. A wrong factor or term shows from there on, a thousandth of what float32 would hide.
 ROUNDING = 1e-9

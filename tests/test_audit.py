@@ -204,7 +204,7 @@ def test_an_audit_tells_credit_that_was_shown_from_credit_that_trained(pixels):
     the audit says so.
     """
     liar, honest = ([trained(pixels, rule, seed) for seed in (1, 2)] for rule in (Pretender, DFA))
-    few = (ROUNDING32) ** 2 / 2  # of a cosine whose vectors are ten thousand roundings apart
+    few = ROUNDING32**2 / 2  # of a cosine whose vectors are ten thousand roundings apart
     assert liar[0].final["gamma"] == pytest.approx([1.0] * 4, abs=few)
     assert liar[0].final["update_cos"] == pytest.approx(
         honest[0].final["update_cos"], abs=ROUNDING32

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from ..ground.files import publish, read_json, studies
-from . import tables
+from . import figures, tables
 from .latex import AUDIT
 from .table1 import LABELS
 
@@ -105,7 +105,7 @@ def table1(root: Path) -> str:
         row = tables.audit_table([rows[method]], digits=2).reset_index().iloc[0]
         theirs = _theirs(compared, method)
         cells = [
-            ("frozen, DFA credit" if method == "frozen" else row["method"]) + theirs["mark"],
+            figures.title(LABELS[method].partition(" ")[0]) + theirs["mark"],
             row["test accuracy"] + theirs["test_acc"],
             row["‖h_L‖"] + theirs["h_norm"],
             row["deep cos (published)"] + theirs["deep_cos"],

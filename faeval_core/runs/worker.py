@@ -208,10 +208,11 @@ def _with_another_diagnosis(c, store):
     """(tensors, meta) of a checkpoint of the same training under a rule that measured in another
     way, before it had measured anything; None where there is none.
     """
-    if not c.code:
-        return None
     wanted = _trained_as(c)
-    for path in sorted((store.root / "checkpoints").glob(f"{glob.escape(c.method)}-*.safetensors")):
+    if not wanted:
+        return None
+    folder = store.checkpoint_path(c).parent
+    for path in sorted(folder.glob(f"{glob.escape(c.method)}-*.safetensors")):
         _, meta = store.load_tensors(path, only_meta=True) or (None, {})
         if wanted.items() <= meta.items() and not meta["progress"]["diagnostics"]:
             return store.load_tensors(path)
