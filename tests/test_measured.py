@@ -124,8 +124,8 @@ def test_a_letter_that_bps_own_rows_fire_has_no_power_over_the_others():
     assert found.powerless == ["c"]
     assert "  (c) has no power here: BP itself fires it." in found.lines
     table = found.to_frame()
-    assert table.loc["mine", "published protocol"].endswith("no power here: (c)")
-    assert table.loc["BP", "published protocol"] == "fires (c)"
+    assert table.loc["mine", "study's protocol"].endswith("no power here: (c)")
+    assert table.loc["BP", "study's protocol"] == "fires (c)"
     assert sum("Withdraw" in line for line in found.lines) == 1  # what BP's own rows say
 
 
@@ -231,7 +231,7 @@ def test_the_command_line_judges_a_file(tmp_path, capsys):
     path = tmp_path / "numbers.csv"
     path.write_text("method,growth\nmine,60\n", encoding="utf-8")
     assert main(["judge", str(path)]) == 0
-    told = "mine: fires (a) runaway growth; undefined: (b), (c), (d) (published"
+    told = "mine: fires (a) runaway growth; undefined: (b), (c), (d) (study's protocol"
     assert told in capsys.readouterr().out
     path.write_text("method,growth\nmine,lots\n", encoding="utf-8")
     for file, told in ((path, "row 1 (mine): growth is 'lots'"), (tmp_path / "x.csv", "x.csv")):
@@ -245,7 +245,7 @@ def test_the_examples_of_the_page_run(capsys):
     for block in blocks:
         exec(compile(block, "docs/judge.md", "exec"), names)
     told = capsys.readouterr().out
-    fired = f"({', '.join(f'({k}) {SPELLED[k]}' for k in 'abd')}; undefined: (c) (published"
+    fired = f"({', '.join(f'({k}) {SPELLED[k]}' for k in 'abd')}; undefined: (c) (study's protocol"
     assert len(blocks) == 2 and f"dfa: fires {fired[1:]}" in told
     assert names["found"].fired["b'"] is not None and names["table"]["rho"].notna().all()
     listed = re.search(r"^Columns: (.*?)\. One ", page, re.DOTALL | re.MULTILINE)[1]

@@ -196,7 +196,7 @@ def test_table1_is_that_of_notebook_11():
     table = table1.table1(ROOT / "results")
     assert list(table["n"]) == [row["n"] for row in written]
     assert list(table["test accuracy"]) == [tables.pm(row["test_acc"]) for row in written]
-    assert list(table["published protocol"]) == [row["published"] for row in written]
+    assert list(table["study's protocol"]) == [row["published"] for row in written]
     study = tables.reference("protocol_audit", metric="test_acc")
     assert set(table["study's accuracy"]) - {""} == {
         v for k, v in study.items() if k.startswith("d=256,L=4,epochs=100,")

@@ -61,9 +61,9 @@ def test_the_generated_parts_of_the_readme_are_as_they_would_be_made():
 
 def statements():
     """(where, text, numbers of the notebooks that it rests on) of what the pages say was found."""
-    for line in text_of(ROOT / "docs" / "findings.md").splitlines():
-        if row := re.fullmatch(r"\| .* \| ((?:\d\d(?:, )?)+) \|", line):
-            yield "findings", line, re.findall(r"\d\d", row[1])
+    for answer in text_of(ROOT / "docs" / "findings.md").split("\n### ")[1:]:
+        body, _, rests_on = answer.partition("\n*Notebook")
+        yield "findings", body, re.findall(r"\[(\d\d)\]", rests_on.splitlines()[0])
     text = text_of(ROOT / "README.md")
     for item in re.findall(r"^\d\. (.*?)(?=^\d\. |^## )", text, re.DOTALL | re.MULTILINE):
         yield "README", item, re.findall(r"\d\d", " ".join(NOTEBOOK.findall(item)))

@@ -151,10 +151,12 @@ class Gap:
             "behind, within the margin": f"behind, by less than {margin}",
             NOT_SETTLED: f"not settled by {self._count()}",
         }.get(word, word)
-        out = f"{found}" + (f", g = {self.effect:.1f}" if self.effect is not None else "")
+        effect = "" if self.effect is None else f"g = {self.effect:.1f}"
+        if word == NOT_SETTLED:
+            shown = f" ({effect})" if effect else ""
+            return f"{found}: {said}{shown}; {self._way_out()}"
         sure = f"p = {p:.2g}" if p >= LEAST_P else f"p < {LEAST_P}"
-        out += f": {said}" + (f" ({sure}, Holm)" if word != NOT_SETTLED else "")
-        return out + (f"; {self._way_out()}" if word == NOT_SETTLED else "")
+        return f"{found}: {said} ({'; '.join(filter(None, (sure, effect)))})"
 
     def _count(self) -> str:
         n = len(self.pairs)

@@ -11,8 +11,8 @@ def cosine(u, v):
 
 
 def cosine_clamped(u, v):
-    """The cosine as published: in the tensors' own precision, each norm clamped to at least
-    1e-8.
+    """The cosine as the study takes it: in the tensors' own precision, each norm clamped to at
+    least 1e-8.
     """
     return torch.cosine_similarity(u, v, dim=-1, eps=1e-8)
 

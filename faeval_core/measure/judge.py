@@ -80,7 +80,7 @@ class Judgement:
             for letters in (protocol.PUBLISHED, protocol.INVARIANT)
         )
         name = f"{self.name} on {self.samples} samples"
-        out = [f"{name}: {published} (published protocol); {invariant} (scale-invariant)."]
+        out = [f"{name}: {published} (study's protocol); {invariant} (scale-invariant)."]
         out += protocol.sentences(judged, [protocol.reference_fault(self.diagnosis)])
         if lead := protocol.over_copy(self.diagnosis):
             out.append(f"Γ at the hidden levels, less that of δ_L copied to each: {lead:.3g}.")

@@ -25,7 +25,7 @@ ALL = ("a", "b", "b'", "c", "d", "e")
 
 SPELLED = {
     "a": "runaway growth",
-    "b": "gradient below the published threshold",
+    "b": "gradient below the study's threshold",
     "b'": "invalid reference",
     "c": "shared gradient direction",
     "d": "depth not used",
@@ -33,7 +33,7 @@ SPELLED = {
 }
 MEANING = {
     "a": "growth: the scale of the residual stream runs away",
-    "b": "floor: ‖g_L‖ is below the published threshold of 1e-7",
+    "b": "floor: ‖g_L‖ is below the study's threshold of 1e-7",
     "twin": "reference: the fp32 gradient fails its fp64 twin",
     "rescaling": (
         "reference: Γ moves when the stream is rescaled and no logit changes; credit "

@@ -1,4 +1,4 @@
-"""Measurements to fired diagnostics to verdict: the protocol as published, and its scale-invariant
+"""Measurements to fired diagnostics to verdict: the study's protocol, and its scale-invariant
 counterpart, whose letters are told in `letters`.
 """
 

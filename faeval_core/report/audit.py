@@ -102,7 +102,7 @@ class Audit:
             table[name] = [tables.pm([of[key] for of in seeds]) for seeds in found]
         judged = [self.judged(label) for label in self.arms]
         for name, letters in (
-            ("published protocol", protocol.PUBLISHED),
+            ("study's protocol", protocol.PUBLISHED),
             ("scale-invariant", protocol.INVARIANT),
         ):
             table[name] = [verdict.text(letters, idle) for verdict, idle in judged]

@@ -13,6 +13,10 @@ COSINES = {
     "of their update": "update",
     "of the optimiser's step": "step",
 }
+COMPARED = (
+    "p is of all these comparisons together (Holm's method); g is the mean difference over its sd "
+    "between seeds (Hedges)."
+)
 
 
 def mean_defined(values) -> float | None:
@@ -178,7 +182,7 @@ def lines(arms, label, images, within) -> list[str]:
         for letters in (protocol.PUBLISHED, protocol.INVARIANT)
     )
     name = figures.title(label)
-    out = [f"{name}: {published} (published protocol); {invariant} (scale-invariant)."]
+    out = [f"{name}: {published} (study's protocol); {invariant} (scale-invariant)."]
     out += [f"({k}) has no power here: {why}." for k, why in idle.items()]
     out += diverged(records)
     faults = [protocol.reference_fault(r.final) for r in records if r.final]
@@ -204,8 +208,9 @@ def lines(arms, label, images, within) -> list[str]:
     if found := accuracy_interval([r.accuracy for r in records], images):
         of = f" and {images} test images" if images else ""
         out.append(f"Accuracy, of seeds{of}: {found}.")
-    for other, (gap, word, p) in comparisons(records, arms, label, images, within).items():
+    compared = comparisons(records, arms, label, images, within)
+    for other, (gap, word, p) in compared.items():
         out.append(
             f"Accuracy less that of {figures.title(other)}, paired by seed: {gap.told(word, p)}."
         )
-    return out
+    return out + ([COMPARED] if compared else [])

@@ -161,11 +161,11 @@ def audit_tabular(rows) -> str:
         .drop(columns=["ρ (hidden)", "scale-invariant"])
         .astype(str)
     )
-    shown["published protocol"] = shown["published protocol"].str.removeprefix("fires ")
+    shown["study's protocol"] = shown["study's protocol"].str.removeprefix("fires ")
     shown["b'"] = ["/".join(map(str, r["counts"]["b'"])) for r in rows]
     header = (
-        "method,$n$,accuracy,deep cos (pub.),exact; "
-        "hidden,$\\|h_L\\|$,$\\|g_L\\|$,growth,stab.,published,(b$'$)"
+        "method,$n$,accuracy,deep cos (study),exact; "
+        "hidden,$\\|h_L\\|$,$\\|g_L\\|$,growth,stab.,study's protocol,(b$'$)"
     ).split(",")
     return shown.map(escape).set_axis(header, axis=1).to_latex(column_format="lrllllllllr", **BARE)
 
@@ -183,7 +183,7 @@ def reproduction_tabular(rows: pd.DataFrame) -> str:
 
 
 def reference_validity(results: Path) -> list[tuple[str, str]]:
-    """(name, text) of the macros on diagnoses below the published threshold: how many there are, in
+    """(name, text) of the macros on diagnoses below the study's threshold: how many there are, in
     how many the reference is invalid, and the worst cosine with float64. Empty where none was
     counted.
     """
@@ -200,7 +200,7 @@ def reference_validity(results: Path) -> list[tuple[str, str]]:
 
 
 def published_exact(results: Path) -> list[tuple[str, str]]:
-    """(name, text) of the macros on the audit's deep cosines in the published reading, taken with
+    """(name, text) of the macros on the audit's deep cosines in the study's reading, taken with
     the exact cosine in place of the clamped one; one of each method.
     """
     if not (path := results / AUDIT).exists():

@@ -92,7 +92,7 @@ class Verdicts:
                     "‖g_L‖": magnitude(top),
                     "stability": pm([d.get("stability") for d in found], 2),
                     "Γ": pm(gamma),
-                    "published protocol": judged.text(powerless=self.idle(method)),
+                    "study's protocol": judged.text(powerless=self.idle(method)),
                     "scale-invariant": judged.text(protocol.INVARIANT, self.idle(method)),
                 }
             )
@@ -108,9 +108,7 @@ class Verdicts:
                 judged.text(letters, idle, spelled=True)
                 for letters in (protocol.PUBLISHED, protocol.INVARIANT)
             )
-            out.append(
-                f"{method}: {published} (published protocol); {invariant} (scale-invariant)."
-            )
+            out.append(f"{method}: {published} (study's protocol); {invariant} (scale-invariant).")
             nets = [net for net in self.nets[method] if not net.diverged]
             faults = [protocol.reference_fault(net.diagnosis) for net in nets]
             out += [f"  {told}" for told in protocol.sentences(judged, faults, idle)]

@@ -162,7 +162,7 @@ METRICS = {
     "gamma": "Γ",
     "rho": "ρ",
     "nudge": "nudge",
-    "deep_cos": "deep cosine, as published",
+    "deep_cos": "deep cosine, study's reading",
     "h_norm": "‖h_L‖",
     "g_norm": "‖g_L‖",
     "costate_cosine": "cosine with the costate",

@@ -54,7 +54,7 @@ def table1(results="results", train=False, device="auto") -> pd.DataFrame:
     table = tables.audit_table(tables.audit_rows(arms))
     for metric, place, name in (
         ("test_acc", "test accuracy", "study's accuracy"),
-        ("deep_cos", "deep cos (published)", "study's deep cos"),
+        ("deep_cos", "deep cos (study's reading)", "study's deep cos"),
         ("h_norm", "‖h_L‖", "study's ‖h_L‖"),
     ):
         told = tables.reference(EXPERIMENT, metric=metric)

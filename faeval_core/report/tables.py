@@ -187,8 +187,8 @@ def audit_rows(arms: dict) -> list[dict]:
 
 
 def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
-    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (published)' is the
-    study's own reading.
+    """The audit rows as a reader sees them. Levels: a_l against g_l; 'deep cos (study's reading)'
+    sets a_{l+1} against g_l where the study does.
 
     digits: of the cosines.
     """
@@ -197,14 +197,14 @@ def audit_table(rows: list[dict], digits=3) -> pd.DataFrame:
             "method": title(r["method"]),
             "n": r["n"],
             "test accuracy": pm(r["test_acc"]),
-            "deep cos (published)": pm(r["deep_cos_published"], digits),
+            "deep cos (study's reading)": pm(r["deep_cos_published"], digits),
             "deep cos (exact, hidden)": pm(r["deep_cos_hidden"], digits),
             "ρ (hidden)": pm(r["rho_hidden"]),
             "‖h_L‖": magnitude(r["h_norm"]),
             "‖g_L‖": magnitude(r["g_norm"]),
             "growth": magnitude(r["growth"], ".2g"),
             "stability": pm(r["stability"], 2),
-            "published protocol": r["published"],
+            "study's protocol": r["published"],
             "scale-invariant": r["invariant"],
         }
         for r in rows
