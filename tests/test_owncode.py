@@ -392,7 +392,8 @@ def test_a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along(store, tm
     signed(1, name="__main__")
     assert first == code_digest(rule) != second
     (alone,) = run([tiny("looking")], Store(tmp_path / "alone"), progress=False)
-    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (1,)) as pool:
+    threads = torch.get_num_threads()  # as many, since checksums are compared
+    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (threads,)) as pool:
         (sent,) = run([tiny("looking")], store, progress=False, executor=pool)
     assert sent.checksum == alone.checksum
 
@@ -581,7 +582,8 @@ def test_a_worker_that_lives_long_uses_the_rule_it_is_sent(store, tmp_path, home
     """One process trains two rules of one name, neither of which it could import."""
     pytest.importorskip("cloudpickle")
     alone = []
-    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (1,)) as pool:
+    threads = torch.get_num_threads()  # as many, since checksums are compared
+    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (threads,)) as pool:
         for sign in (1, -1):
             signed(sign, name="__main__")
             configs = [tiny("signed"), tiny("bp", upstream=tiny("signed"), upstream_epoch=1)]

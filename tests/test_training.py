@@ -672,7 +672,8 @@ UNBATCHED = {
         a * len(y.tolist()) for a in exact(self, p, hs, y)
     ],
     "batch_norm": lambda self, p, s, hs, logits, y: [
-        F.batch_norm(a, torch.zeros(12), torch.ones(12), training=True)
+        # with a, as a bias that hears a mean of zero would move by rounding alone
+        a + F.batch_norm(a, torch.zeros(12), torch.ones(12), training=True)
         for a in exact(self, p, hs, y)
     ],
     "in_place": lambda self, p, s, hs, logits, y: [

@@ -110,10 +110,11 @@ class Fragile(METHODS["dfa"]):
 
 
 def mortal_worker(home):
-    """Start of a worker that dies before its second epoch, of which it leaves the checkpoint of the
-    first.
+    """Start of a worker of one thread that dies before its second epoch, of which it leaves the
+    checkpoint of the first.
     """
     begin(home)
+    torch.set_num_threads(1)
     epoch = Ensemble.run_epoch
     Ensemble.run_epoch = lambda self: die() if self.epoch else epoch(self)
 
