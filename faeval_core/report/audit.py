@@ -115,7 +115,7 @@ class Audit:
     @property
     def trained(self) -> str:
         """A sentence on the credit that was measured and the update that trained the net."""
-        return findings.trained(self.records)
+        return findings.trained(self.records, self.arms.get("bp", ()))
 
     @property
     def lines(self) -> list[str]:

@@ -60,16 +60,18 @@ def not_of_credit(records) -> list[float]:
     return [of["own"] for of in found if of["own"] is not None and of["own"] < protocol.OWN_FLOOR]
 
 
-def trained(records) -> str:
+def trained(records, bp=()) -> str:
     """A sentence on the credit that was measured and the update that trained the net, and on
-    whether they are one.
+    whether they are one; bp: the records of BP, whose own step stands beside that of the rule.
     """
     found = [protocol.trained_by(r.final, r.config.credit_level) for r in records if r.final]
     heard, update = (stats.mean_sd([of[key] for of in found])[0] for key in ("credit", "update"))
     if update is None:
         return "Blocks are not trained, so no update stands beside Γ."
     told = [f"{what} {tables.pm([of[key] for of in found])}" for what, key in COSINES.items()]
-    told = f"Cosine with BP's, mean over blocks: {', '.join(told)}."
+    own = [protocol.trained_by(r.final, r.config.credit_level)["step"] for r in bp if r.final]
+    beside = f" (BP's own: {tables.pm(own)})" if own and records is not bp else ""
+    told = f"Cosine with BP's, mean over blocks: {', '.join(told)}{beside}."
     if other := not_of_credit(records):
         count = f"in {len(other)} of {len(found)} seeds the update is not what `credit` makes"
         told += (
@@ -204,7 +206,7 @@ def lines(arms, label, images, within) -> list[str]:
             f"of its noise; of a single draw Γ is {single:.2f}."
         )
     if any(r.final for r in records):
-        out.append(trained(records))
+        out.append(trained(records, arms.get("bp", ())))
     if found := accuracy_interval([r.accuracy for r in records], images):
         of = f" and {images} test images" if images else ""
         out.append(f"Accuracy, of seeds{of}: {found}.")

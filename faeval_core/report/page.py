@@ -61,7 +61,7 @@ def headline(audit) -> tuple[str, str]:
         claims.append("its update is not what its credit makes")
         withdrawn.append(WITHDRAW["own"])
     if claims:
-        told = f"{name} does not carry its claim: {'; '.join(claims)}."
+        told = f"{name}: {'; '.join(claims)}."
         return "fires", f"{told} Withdraw {'; '.join(withdrawn)}."
     gaps = [k for k in INVARIANT if k not in idle and not judged.counts[k][1]]
     doubts = [f"({k}) {SPELLED[k]} is undefined" for k in gaps]

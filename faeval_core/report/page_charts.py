@@ -31,7 +31,7 @@ AXES = {  # letter -> what is on its axis
     "b'": "least cosine with the fp64 twin",
     "c": "cosine of batches' gradients",
     "d": "accuracy less that of frozen blocks",
-    "e": "Γ less that of the copied δ_L, hidden levels",
+    "e": "Γ less that of the copied δ_L, hidden levels; line: a tenth of the room above the copy",
 }
 
 
