@@ -381,6 +381,11 @@ class Rule(LocalMethod):
 """
 
 
+def one_worker():
+    """A pool of one process with as many threads as this one, so that checksums can be compared."""
+    return ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (torch.get_num_threads(),))
+
+
 def test_a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along(store, tmp_path, home):
     """METHODS holds what has been registered here; of it, what is the user's own tells."""
     pytest.importorskip("cloudpickle")
@@ -392,8 +397,7 @@ def test_a_rule_that_looks_another_up_is_told_by_it_and_takes_it_along(store, tm
     signed(1, name="__main__")
     assert first == code_digest(rule) != second
     (alone,) = run([tiny("looking")], Store(tmp_path / "alone"), progress=False)
-    threads = torch.get_num_threads()  # as many, since checksums are compared
-    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (threads,)) as pool:
+    with one_worker() as pool:
         (sent,) = run([tiny("looking")], store, progress=False, executor=pool)
     assert sent.checksum == alone.checksum
 
@@ -582,8 +586,7 @@ def test_a_worker_that_lives_long_uses_the_rule_it_is_sent(store, tmp_path, home
     """One process trains two rules of one name, neither of which it could import."""
     pytest.importorskip("cloudpickle")
     alone = []
-    threads = torch.get_num_threads()  # as many, since checksums are compared
-    with ProcessPoolExecutor(1, PROCESSES, torch.set_num_threads, (threads,)) as pool:
+    with one_worker() as pool:
         for sign in (1, -1):
             signed(sign, name="__main__")
             configs = [tiny("signed"), tiny("bp", upstream=tiny("signed"), upstream_epoch=1)]

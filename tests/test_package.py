@@ -336,9 +336,8 @@ def test_a_wheel_audits_a_rule_elsewhere_with_the_audit_extra_alone(
     verdict = run(installed / "faeval", "audit", "copied", *flags.split(), cwd=work)
     page = html.unescape((work / "page.html").read_text(encoding="utf-8"))
     assert "Audit of copied" in page and "<svg" in page
-    *_, sentence, explained = verdict.splitlines()
-    assert "paired by seed" in sentence and "Holm" in explained
-    assert sentence in page and explained in page
+    sentence = verdict.splitlines()[-1]
+    assert "paired by seed" in sentence and sentence in page
     records = list((work / "results" / "records").glob("*.json"))
     assert len(records) == 5 * 2
     for record in records:

@@ -101,7 +101,15 @@ CONTENTS = {  # caption: the pages under it
 }
 DEEPER = {"docs/calibration": ("benchmarks/calibration",)}
 PAPERS = {"main.pdf": "the paper", "supplement.pdf": "its supplement"}
-COLUMNS = ("study", "condition", "quantity", "published", "measured here", "verdict", "notebook")
+COLUMNS = (
+    "study",
+    "condition",
+    "quantity",
+    "study's value",
+    "measured here",
+    "verdict",
+    "notebook",
+)
 
 
 def toctree(pages, caption="") -> str:

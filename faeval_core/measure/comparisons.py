@@ -151,12 +151,13 @@ class Gap:
             "behind, within the margin": f"behind, by less than {margin}",
             NOT_SETTLED: f"not settled by {self._count()}",
         }.get(word, word)
-        effect = "" if self.effect is None else f"g = {self.effect:.1f}"
-        if word == NOT_SETTLED:
-            shown = f" ({effect})" if effect else ""
-            return f"{found}: {said}{shown}; {self._way_out()}"
-        sure = f"p = {p:.2g}" if p >= LEAST_P else f"p < {LEAST_P}"
-        return f"{found}: {said} ({'; '.join(filter(None, (sure, effect)))})"
+        details = []
+        if word != NOT_SETTLED:
+            details.append(f"p = {p:.2g}" if p >= LEAST_P else f"p < {LEAST_P}")
+        if self.effect is not None:
+            details.append(f"g = {self.effect:.1f}")
+        out = f"{found}: {said}" + (f" ({'; '.join(details)})" if details else "")
+        return out + (f"; {self._way_out()}" if word == NOT_SETTLED else "")
 
     def _count(self) -> str:
         n = len(self.pairs)

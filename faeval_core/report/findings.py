@@ -215,4 +215,5 @@ def lines(arms, label, images, within) -> list[str]:
         out.append(
             f"Accuracy less that of {figures.title(other)}, paired by seed: {gap.told(word, p)}."
         )
-    return out + ([COMPARED] if compared else [])
+    has_figures = any(gap.effect is not None for gap, *_ in compared.values())
+    return out + ([COMPARED] if has_figures else [])
